@@ -1,0 +1,31 @@
+// SPDX-License-Identifier: Apache-2.0
+// Compiles every kernel body for one ISA and lists them in its table. The including file names the ISA and
+// its header.
+#include <cstdint>
+#include <cstring>
+
+#include "ops/kernels.h"
+
+namespace dynkern::DYNKERN_ISA {
+namespace {
+
+#include DYNKERN_SIMD
+#include "ops/pixel_tiles-inl.h"
+#include "ops/sliced_conv2d/kernel-inl.h"
+#include "ops/sliced_linear/kernel-inl.h"
+#include "ops/ternary/kernel-inl.h"
+#include "simd/vector.h"
+
+#define DYNKERN_TEXT(name) #name
+#define DYNKERN_NAME(name) DYNKERN_TEXT(name)
+
+}  // namespace
+
+extern const KernelTable table;
+const KernelTable table = {DYNKERN_NAME(DYNKERN_ISA), kLanes,
+#define DYNKERN_ENTRY(name, Arguments) name,
+                           DYNKERN_KERNELS(DYNKERN_ENTRY)
+#undef DYNKERN_ENTRY
+};
+
+}  // namespace dynkern::DYNKERN_ISA

@@ -1,0 +1,26 @@
+// SPDX-License-Identifier: Apache-2.0
+// The table of kernels: one line per kernel. Dispatch, the list that Python prints and the tests follow from
+// it.
+#pragma once
+
+#include "ops/sliced_conv2d/kernel.h"
+#include "ops/sliced_linear/kernel.h"
+#include "ops/ternary/kernel.h"
+
+#define DYNKERN_KERNELS(X)       \
+  X(sliced_conv2d, SlicedConv2d) \
+  X(sliced_linear, SlicedLinear) \
+  X(ternary_lists, TernaryListsRun)
+
+namespace dynkern {
+
+// The kernels compiled for one instruction set. `lanes` is the number of floats in a vector.
+struct KernelTable {
+  const char* isa;
+  int lanes;
+#define DYNKERN_MEMBER(name, Arguments) void (*name)(const Arguments&);
+  DYNKERN_KERNELS(DYNKERN_MEMBER)
+#undef DYNKERN_MEMBER
+};
+
+}  // namespace dynkern

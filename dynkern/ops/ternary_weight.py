@@ -1,0 +1,239 @@
+"""The packed ternary weight, format 1: 2 bits a weight, and the codec that defines it."""
+
+from __future__ import annotations
+
+import math
+import weakref
+from collections.abc import Sequence
+from numbers import Real
+
+import torch
+from torch import Tensor
+from torch._subclasses import FakeTensor
+
+from dynkern import _C
+
+FORMAT_VERSION = 1
+PER_BYTE = 4
+_SHIFTS = (0, 2, 4, 6)
+# Code 0 is a zero, 1 is +1, 2 is -1; 3 is invalid.
+_INVALID = 3
+
+
+class TernaryWeight:
+    """Weights in {-1, 0, +1} times an optional scale per output channel, at 2 bits each.
+
+    Codes ``00`` zero, ``01`` +1, ``10`` -1 (``11`` is refused), four to a byte, low bits first, along the reduction
+    axis (all axes but the first); each row is padded to whole bytes with zeros.
+
+    Args:
+        packed: (O, ceil(K / 4)) uint8, K the product of ``shape[1:]``.
+        shape: the shape of the dense weight, output channels first: (O, I) or (O, I / groups, kh, kw).
+        scale: (O,) float32, or None for a scale of one.
+
+    Raises:
+        ValueError, TypeError: the parts do not fit each other, or a code is invalid.
+    """
+
+    def __init__(self, packed: Tensor, shape: Sequence[int], scale: Tensor | None = None) -> None:
+        self.shape = tuple(shape)
+        check_packed(packed, self.shape, scale)
+        self.packed = _tracked(packed)
+        self.scale = None if scale is None else _tracked(scale)
+        check_codes(packed, self.shape)
+        if scale is not None and _readable(scale) and not torch.isfinite(scale).all():
+            raise ValueError("scale: expected finite numbers, got NaN or infinity")
+
+    @classmethod
+    def pack(cls, dense: Tensor) -> TernaryWeight:
+        """Pack a floating-point tensor whose rows (first axis) hold only -s, 0 and +s, with one s > 0 per row.
+
+        A tensor of {-1, 0, +1} gives a weight without scale.
+        """
+        if not isinstance(dense, Tensor) or not (dense.is_floating_point() or dense.dtype == torch.int8):
+            got = getattr(dense, "dtype", type(dense))
+            raise TypeError(f"dense: expected a floating-point or int8 tensor, got {got}")
+        if dense.dim() < 2 or dense.numel() == 0:
+            raise ValueError(f"dense: expected two or more dimensions, none empty, got shape {tuple(dense.shape)}")
+        rows = dense.detach().flatten(1)
+        rows = rows if rows.is_floating_point() else rows.float()
+        if not torch.isfinite(rows).all():
+            raise ValueError("dense: expected finite numbers, got NaN or infinity")
+        scale = rows.abs().amax(1)
+        wrong = ((rows != 0) & (rows.abs() != scale[:, None])).any(1).nonzero()
+        if len(wrong):
+            raise ValueError(
+                f"dense: row {wrong[0].item()} holds more than one magnitude; use TernaryWeight.from_float to ternarise"
+            )
+        scale = torch.where(scale == 0, 1.0, scale)
+        signs = rows.sign().to(torch.int8)
+        return cls(pack_signs(signs), dense.shape, None if bool((scale == 1).all()) else scale.float())
+
+    @classmethod
+    def from_float(cls, weight: Tensor, delta: float, scale: Tensor | None = None) -> TernaryWeight:
+        """Ternarise ``weight`` with the threshold ``delta`` (equation 5 of Dordoni et al., MLSP 2024) and pack it.
+
+        +1 where the weight, clipped to [-1, 1], exceeds ``delta``; -1 where it is below ``-delta``; 0 elsewhere.
+        ``delta`` is compared in the dtype of ``weight``; clipping changes nothing, because delta < 1.
+        """
+        delta = check_delta(delta)
+        if not isinstance(weight, Tensor) or not weight.is_floating_point():
+            raise TypeError(f"weight: expected a floating-point tensor, got {getattr(weight, 'dtype', type(weight))}")
+        if weight.dim() < 2 or weight.numel() == 0:
+            raise ValueError(f"weight: expected two or more dimensions, none empty, got shape {tuple(weight.shape)}")
+        if torch.isnan(weight).any():
+            raise ValueError("weight: expected numbers, got NaN")
+        signs = (weight > delta).to(torch.int8) - (weight < -delta).to(torch.int8)
+        return cls(pack_signs(signs.flatten(1)), weight.shape, scale)
+
+    def signs(self) -> Tensor:
+        """The weights without their scale, int8, of shape ``shape``."""
+        return unpack_signs(self.packed, self.shape)
+
+    def unpack(self) -> Tensor:
+        """The dense float32 weight, of shape ``shape``."""
+        return unpack(self.packed, self.shape, self.scale)
+
+    @property
+    def counts(self) -> tuple[int, int, int]:
+        """How many weights are -1, 0 and +1."""
+        signs = self.signs()
+        minus, plus = int((signs < 0).sum()), int((signs > 0).sum())
+        return minus, signs.numel() - minus - plus, plus
+
+    @property
+    def nonzeros(self) -> int:
+        """How many weights are not zero."""
+        return int(self.signs().count_nonzero())
+
+    @property
+    def sparsity(self) -> float:
+        """The share of weights that are zero."""
+        return self.counts[1] / math.prod(self.shape)
+
+    @property
+    def entropy(self) -> float:
+        """Bits per weight of the empirical distribution of {-1, 0, +1}."""
+        return entropy(self.counts)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the packed codes and the scale."""
+        return self.packed.nbytes + (self.scale.nbytes if self.scale is not None else 0)
+
+    def __repr__(self) -> str:
+        return f"TernaryWeight(shape={self.shape}, sparsity={self.sparsity:.4f}, nbytes={self.nbytes})"
+
+
+def entropy(counts: Sequence[int]) -> float:
+    """Bits per symbol of a source whose symbols were seen ``counts`` times."""
+    total = sum(counts)
+    return sum(count / total * math.log2(total / count) for count in counts if count)
+
+
+def check_delta(delta: float) -> float:
+    """``delta`` as a float if 0 <= delta < 1; from 1 on, equation 5 would make every (clipped) weight zero."""
+    if isinstance(delta, bool) or not isinstance(delta, Real):
+        raise TypeError(f"delta: expected a number, got {type(delta).__name__}")
+    if not 0 <= delta < 1:
+        raise ValueError(f"delta: expected 0 <= delta < 1, got {delta}")
+    return float(delta)
+
+
+def check_packed(packed: Tensor, shape: Sequence[int], scale: Tensor | None) -> None:
+    """Check that the parts of a packed weight fit each other; the codes themselves are not read."""
+    if not isinstance(packed, Tensor) or packed.dtype != torch.uint8:
+        raise TypeError(f"packed: expected a uint8 tensor, got {getattr(packed, 'dtype', type(packed))}")
+    if len(shape) < 2 or any(s < 1 for s in shape):
+        raise ValueError(f"shape: expected two or more positive sizes, got {tuple(shape)}")
+    expected = (shape[0], -(-math.prod(shape[1:]) // PER_BYTE))
+    if tuple(packed.shape) != expected:
+        raise ValueError(f"packed: expected shape {expected} for weights {tuple(shape)}, got {tuple(packed.shape)}")
+    if scale is None:
+        return
+    if not isinstance(scale, Tensor) or scale.dtype != torch.float32:
+        raise TypeError(f"scale: expected a float32 tensor, got {getattr(scale, 'dtype', type(scale))}")
+    if tuple(scale.shape) != (shape[0],):
+        raise ValueError(f"scale: expected shape ({shape[0]},), got {tuple(scale.shape)}")
+    if scale.device != packed.device:
+        raise ValueError(f"scale: expected on {packed.device} as packed is, got on {scale.device}")
+
+
+def check_weight(weight: TernaryWeight, dim: int) -> None:
+    """Check that ``weight`` is a packed weight of ``dim`` dimensions."""
+    if not isinstance(weight, TernaryWeight):
+        raise TypeError(f"weight: expected a TernaryWeight, got {type(weight).__name__}")
+    if len(weight.shape) != dim:
+        raise ValueError(f"weight: expected {dim} dimensions, got shape {weight.shape}")
+
+
+def pack_signs(signs: Tensor) -> Tensor:
+    """(O, K) int8 of {-1, 0, +1} to (O, ceil(K / 4)) uint8 codes."""
+    codes = torch.where(signs < 0, 2, signs).to(torch.uint8)
+    codes = torch.nn.functional.pad(codes, (0, -codes.shape[1] % PER_BYTE)).unflatten(1, (-1, PER_BYTE))
+    return torch.stack([codes[..., i] << shift for i, shift in enumerate(_SHIFTS)]).sum(0, dtype=torch.uint8)
+
+
+def codes_of(packed: Tensor) -> Tensor:
+    """(O, B) bytes to (O, 4 B) codes, the padding included."""
+    return torch.stack([packed >> shift & 3 for shift in _SHIFTS], dim=-1).flatten(1)
+
+
+def check_codes(packed: Tensor, shape: Sequence[int]) -> None:
+    """Refuse invalid codes, and a padding that is not zero; what has no values yet (while tracing) passes."""
+    if not _readable(packed):
+        return
+    codes = codes_of(packed)
+    if (codes == _INVALID).any():
+        raise ValueError("packed: holds the invalid code 11")
+    if codes[:, math.prod(shape[1:]) :].any():
+        raise ValueError("packed: the padding at the end of a row is not zero")
+
+
+def _tracked(tensor: Tensor) -> Tensor:
+    """``tensor``, or a normal copy of one made in inference mode, which neither counts writes nor serves autograd."""
+    if torch.compiler.is_compiling() or not tensor.is_inference():
+        return tensor
+    with torch.inference_mode(False):
+        return tensor.clone()
+
+
+def _readable(tensor: Tensor) -> bool:
+    return not (tensor.is_meta or isinstance(tensor, FakeTensor) or torch.compiler.is_compiling())
+
+
+def unpack_signs(packed: Tensor, shape: Sequence[int]) -> Tensor:
+    """(O, ceil(K / 4)) uint8 codes to int8 of {-1, 0, +1} and of ``shape``."""
+    codes = codes_of(packed)[:, : math.prod(shape[1:])].to(torch.int8)
+    return ((codes & 1) - (codes >> 1)).reshape(tuple(shape))
+
+
+def unpack(packed: Tensor, shape: Sequence[int], scale: Tensor | None) -> Tensor:
+    """The dense float32 weight of ``shape``."""
+    dense = unpack_signs(packed, shape).float()
+    return dense if scale is None else dense * scale.reshape(-1, *[1] * (len(shape) - 1))
+
+
+_lists: dict[int, tuple[weakref.ref[Tensor], tuple[int, ...], _C.TernaryLists]] = {}
+
+
+def lists_of(packed: Tensor, shape: Sequence[int]) -> _C.TernaryLists:
+    """The index lists that the CPU kernels walk, derived once from ``packed`` and dropped with it.
+
+    They are derived anew after ``packed`` was written to. A tensor made in inference mode does not count its writes, so
+    its lists are not kept; :class:`TernaryWeight` holds no such tensor.
+    """
+    if packed.is_inference():
+        return _derive(packed, shape)
+    key, state = id(packed), (packed._version, *shape)
+    known = _lists.get(key)
+    if known is not None and known[0]() is packed and known[1] == state:
+        return known[2]
+    lists = _derive(packed, shape)
+    _lists[key] = weakref.ref(packed, lambda _: _lists.pop(key, None)), state, lists
+    return lists
+
+
+def _derive(packed: Tensor, shape: Sequence[int]) -> _C.TernaryLists:
+    check_codes(packed, shape)
+    return _C.TernaryLists(packed.contiguous(), tuple(shape))
