@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Compiles every kernel body for one ISA and lists them in its table. The including file names the ISA and
-// its header.
+// Compiles every kernel body for one ISA and lists them in its table. The including file names the ISA and its
+// header.
 #include <cstdint>
 #include <cstring>
 
@@ -10,11 +10,11 @@ namespace dynkern::DYNKERN_ISA {
 namespace {
 
 #include DYNKERN_SIMD
+#include "simd/vector.h"
 #include "ops/pixel_tiles-inl.h"
 #include "ops/sliced_conv2d/kernel-inl.h"
 #include "ops/sliced_linear/kernel-inl.h"
 #include "ops/ternary/kernel-inl.h"
-#include "simd/vector.h"
 
 #define DYNKERN_TEXT(name) #name
 #define DYNKERN_NAME(name) DYNKERN_TEXT(name)
