@@ -106,6 +106,7 @@ py::object sliced_conv2d(py::handle x_, py::handle weight_, py::handle bias, py:
     return py::none();
   }
   call.work = static_cast<double>(call.outputs * (call.image.channels / call.groups) * w.size[2] * w.size[3]);
+  call.cycles = 0.5;  // two fused multiply-adds a cycle
   py::object result = conv_result(call, threads);
   weight.data = w.floats();
   weight.out_stride = w.stride[0];

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Compiles every kernel body for one ISA and lists them in its table. The including file names the ISA and its
-// header.
+// Compiles every kernel body for one ISA and lists them in its table. The including file names the ISA and
+// its header.
 #include <cstdint>
 #include <cstring>
 

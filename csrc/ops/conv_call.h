@@ -22,6 +22,7 @@ struct ConvCall {
   int64_t outputs;  // active ones of all groups
   float* y;         // (batch, outputs, rows, columns), contiguous
   double work;      // additions or multiply-adds per pixel, over all outputs
+  double cycles;    // that the kernel takes for one of them, over a vector of pixels
   int threads;
 };
 

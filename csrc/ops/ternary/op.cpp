@@ -35,6 +35,7 @@ void run_ternary_conv2d(ConvCall call, const TernaryOperand& weight) {
                            grouped ? nullptr : weight.out_index, group_inputs,
                            grouped ? nullptr : weight.in_index);
   call.work = slice.nonzeros();
+  call.cycles = 1.5;  // bound by loads, most of them from the second-level cache
   const ConvCuts cuts(call);
   const std::vector<int32_t> offset = cuts.input_offsets(call);
   TernaryListsRun shared;
