@@ -2,6 +2,37 @@
 
 import torch  # noqa: F401  (first: its OpenMP runtime is the one the extension shares)
 
-from dynkern import ops
+from dynkern import models, nn, ops, subnets, ternary
+from dynkern.checkpoint import load_checkpoint
+from dynkern.count import count
+from dynkern.info import info
+from dynkern.io import load, save
+from dynkern.ops import TernaryWeight
+from dynkern.subnets import SubNet, calibrate_bn, extract, revert, select, slim, using
+from dynkern.ternary import pack, ternarize
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "SubNet",
+    "TernaryWeight",
+    "__version__",
+    "calibrate_bn",
+    "count",
+    "extract",
+    "info",
+    "load",
+    "load_checkpoint",
+    "models",
+    "nn",
+    "ops",
+    "pack",
+    "revert",
+    "save",
+    "select",
+    "slim",
+    "subnets",
+    "ternarize",
+    "ternary",
+    "using",
+]

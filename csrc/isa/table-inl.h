@@ -11,6 +11,7 @@ namespace {
 
 #include DYNKERN_SIMD
 #include "simd/vector.h"
+#include "ops/activation-inl.h"
 #include "ops/pixel_tiles-inl.h"
 #include "ops/sliced_conv2d/kernel-inl.h"
 #include "ops/sliced_linear/kernel-inl.h"

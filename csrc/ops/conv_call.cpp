@@ -85,27 +85,30 @@ std::vector<int32_t> ConvCuts::input_offsets(const ConvCall& call) const {
 
 ConvPiece ConvCuts::prepare(const ConvCall& call, int64_t i, float* scratch) const {
   const int64_t chunk = i % chunks_, band = i / chunks_ % bands_;
+  const int64_t index = i / chunks_ / bands_;
+  const int first_row = static_cast<int>(band) * band_rows_;
+  const int64_t width = call.window.out[1], plane = call.window.out[0] * width;
+  Image image = call.image;
+  image.data += index * call.batch_stride;
   ConvPiece piece;
-  piece.image = i / chunks_ / bands_;
-  piece.first_row = static_cast<int>(band) * band_rows_;
-  piece.rows = std::min(band_rows_, call.window.out[0] - piece.first_row);
   piece.first_output = chunk * call.outputs / chunks_;
   piece.end_output = (chunk + 1) * call.outputs / chunks_;
   piece.channel_stride = channel_stride_;
   piece.tap_offset = tap_offset_.data();
-  const int64_t width = call.window.out[1];
-  piece.y = call.y + (piece.image * call.outputs * call.window.out[0] + piece.first_row) * width;
-  Image image = call.image;
-  image.data += piece.image * call.batch_stride;
+  piece.out.y = call.y + index * call.outputs * plane + first_row * width;
+  piece.out.stride = plane;
+  piece.out.rows = std::min(band_rows_, call.window.out[0] - first_row);
+  piece.out.width = piece.out.y_pitch = static_cast<int>(width);
+  piece.out.mask = nullptr;
   if (direct_) {
-    piece.pitch = static_cast<int>(width);
-    piece.x = image.data + piece.first_row * width;
+    piece.out.pitch = static_cast<int>(width);
+    piece.x = image.data + first_row * width;
     return piece;
   }
-  piece.pitch = planes_.pitch();
+  piece.out.pitch = planes_.pitch();
   piece.x = scratch;
   for (int64_t c = 0; c < image.channels; ++c) {
-    planes_.fill(image, c, piece.first_row, band_rows_, scratch + c * channel_stride_);
+    planes_.fill(image, c, first_row, band_rows_, scratch + c * channel_stride_);
   }
   return piece;
 }

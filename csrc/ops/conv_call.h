@@ -10,6 +10,7 @@
 #include "core/isa.h"
 #include "core/parallel.h"
 #include "core/scratch.h"
+#include "ops/plane_output.h"
 #include "ops/planes.h"
 
 namespace dynkern {
@@ -31,10 +32,8 @@ struct ConvPiece {
   const float* x;  // planes of all active input channels
   int64_t channel_stride;
   const int32_t* tap_offset;
-  int64_t image;
-  int first_row, rows, pitch;
   int64_t first_output, end_output;
-  float* y;  // channel 0 of the image, at the first row
+  PlaneOutput out;  // channel 0 of the image, at the piece's first row
 };
 
 class ConvCuts {

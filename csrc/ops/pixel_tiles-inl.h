@@ -7,13 +7,18 @@ struct PixelTile {
   int64_t first;  // pixel of the tile's first lane
   int last;       // offset of the tile's last vector, at most (vectors - 1) * kLanes
   int vectors;
+
+  int offset(int v) const { return v == vectors - 1 ? last : v * kLanes; }
 };
 
 struct PixelTiles {
   int64_t pixels;
   int64_t tiles, vectors;
 
-  PixelTiles(int64_t pixels, int most) : pixels(pixels), tiles(0), vectors((pixels + kLanes - 1) / kLanes) {
+  PixelTiles(const PlaneOutput& out, int most)
+      : pixels(static_cast<int64_t>(out.rows - 1) * out.pitch + out.width),
+        tiles(0),
+        vectors((pixels + kLanes - 1) / kLanes) {
     tiles = (vectors + most - 1) / most;
   }
 
@@ -26,24 +31,60 @@ struct PixelTiles {
   }
 };
 
-// Store the vectors of one output channel of a tile: rows of `width` results, `pitch` pixels apart in the
-// tile.
-template <int V>
-inline void store_tile(const Vec (&values)[V], PixelTile tile, float* y, int rows, int width, int pitch) {
-  if (width == pitch && static_cast<int64_t>(rows) * width >= kLanes) {
-    for (int v = 0; v < V - 1; ++v) store(y + tile.first + v * kLanes, values[v]);
-    store(y + tile.first + tile.last, values[V - 1]);
-    return;
+// Copies the pixels of a tile between planes with rows of y_pitch and a buffer with rows of pitch.
+template <bool kStore, class Float>
+inline void copy_rows(Float* plane, float* buffer, PixelTile tile, const PlaneOutput& out) {
+  int64_t row = tile.first / out.pitch;
+  const int64_t end = tile.first + tile.last + kLanes;
+  for (int64_t start = row * out.pitch; row < out.rows && start < end; ++row, start += out.pitch) {
+    const int64_t from = start > tile.first ? start : tile.first;
+    const int64_t to = start + out.width < end ? start + out.width : end;
+    Float* line = plane + row * out.y_pitch - start;
+    for (int64_t p = from; p < to; ++p) {
+      if constexpr (kStore) {
+        line[p] = buffer[p - tile.first];
+      } else {
+        buffer[p - tile.first] = line[p];
+      }
+    }
   }
+}
+
+// Epilogue and store of V vectors of pixels of active output i.
+template <int V>
+inline void finish_tile(Vec (&values)[V], PixelTile tile, const PlaneOutput& out, int64_t i) {
+  const Epilogue& e = out.epilogue;
+  const Vec scale = splat(e.scale != nullptr ? e.scale[i] : 1.f);
+  const Vec shift = splat(e.shift != nullptr ? e.shift[i] : 0.f);
+  for (int v = 0; v < V; ++v) values[v] = values[v] * scale + shift;
+  tile.vectors = V;
+  // Rows that lie in y as they are computed are stored at once, unless a vector would go past the last of
+  // them.
+  const bool whole =
+      out.pitch == out.y_pitch && static_cast<int64_t>(out.rows - 1) * out.pitch + out.width >= kLanes;
   float buffer[V * kLanes];
-  for (int v = 0; v < V - 1; ++v) store(buffer + v * kLanes, values[v]);
-  store(buffer + tile.last, values[V - 1]);
-  int64_t row = tile.first / pitch;
-  int64_t end = tile.first + tile.last + kLanes;
-  for (int64_t start = row * pitch; row < rows && start < end; ++row, start += pitch) {
-    int64_t from = start > tile.first ? start : tile.first;
-    int64_t to = start + width < end ? start + width : end;
-    float* line = y + row * width - start;
-    for (int64_t p = from; p < to; ++p) line[p] = buffer[p - tile.first];
+  if (e.residual != nullptr) {
+    const float* residual = e.residual + i * e.residual_stride;
+    const float* from = residual + tile.first;
+    if (!whole) {
+      for (int v = 0; v < V; ++v) store(buffer + v * kLanes, Vec{});
+      copy_rows<false>(residual, buffer, tile, out);
+      from = buffer;
+    }
+    const Vec weight = splat(e.residual_scale != nullptr ? e.residual_scale[i] : 1.f);
+    for (int v = 0; v < V; ++v) values[v] += load(from + tile.offset(v)) * weight;
+  }
+  activate<V>(values, e);
+  float* y = out.y + i * out.stride;
+  if (!whole) {
+    for (int v = 0; v < V; ++v) store(buffer + tile.offset(v), values[v]);
+    copy_rows<true>(y, buffer, tile, out);
+  } else if (out.mask == nullptr) {
+    for (int v = 0; v < V; ++v) store(y + tile.first + tile.offset(v), values[v]);
+  } else {
+    for (int v = 0; v < V; ++v) {
+      const int64_t p = tile.first + tile.offset(v);
+      store(y + p, keep(values[v], out.mask + p));
+    }
   }
 }

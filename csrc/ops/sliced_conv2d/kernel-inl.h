@@ -9,8 +9,7 @@ inline void conv_tile(const SlicedConv2d& a, int64_t first_output, PixelTile til
     int64_t i = first_output + o;
     int64_t out = a.out_index != nullptr ? a.out_index[i] : a.out_first + i;
     weight[o] = a.weight + out * a.weight_out;
-    Vec start = splat(a.bias != nullptr ? a.bias[out] : 0.f);
-    for (int v = 0; v < V; ++v) acc[o][v] = start;
+    for (int v = 0; v < V; ++v) acc[o][v] = Vec{};
   }
   const float* plane = a.x + tile.first;
   const int taps = kOneTap ? 1 : a.taps;
@@ -27,9 +26,7 @@ inline void conv_tile(const SlicedConv2d& a, int64_t first_output, PixelTile til
       }
     }
   }
-  for (int o = 0; o < O; ++o) {
-    store_tile<V>(acc[o], tile, a.y + (first_output + o) * a.out_stride, a.rows, a.width, a.pitch);
-  }
+  for (int o = 0; o < O; ++o) finish_tile<V>(acc[o], tile, a.out, first_output + o);
 }
 
 template <int O, int V>
@@ -56,7 +53,7 @@ void sliced_conv2d(const SlicedConv2d& a) {
   static constexpr ConvTile (*kOfVectors[])(int64_t) = {conv_tile_of<1>, conv_tile_of<2>, conv_tile_of<3>,
                                                         conv_tile_of<4>};
   static_assert(kVectors <= sizeof kOfVectors / sizeof *kOfVectors);
-  const PixelTiles tiles(static_cast<int64_t>(a.rows - 1) * a.pitch + a.width, kVectors);
+  const PixelTiles tiles(a.out, kVectors);
   const int64_t blocks = (a.outputs + kOutputs - 1) / kOutputs;
   // Pixels outside, outputs inside: the inputs of a tile stay in the first-level cache while the weights
   // stream by.

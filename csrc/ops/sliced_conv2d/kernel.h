@@ -1,21 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0
 // Sliced convolution over planes.
 //
-//   y[o][p] = bias[out(o)] + sum over c, t of  weight[out(o)][in(c)][t] * x[c][tap_offset[t] + p]
+//   sum[i][p] = sum over c, t of  weight[out(i)][in(c)][t] * x[c][tap_offset[t] + p]
+//   y[i] = epilogue(sum[i])
 //
-// Lanes are pixels: p runs over the pixels of the planes (see ops/planes.h), `pitch` of them to a row, of
-// which the first `width` are results and the rest is padding that is computed and dropped. A channel is
-// never a lane, so any number of channels costs its share, and the weight is read where it lies, by
-// broadcasts.
+// Lanes are pixels: p runs over the pixels of the planes (see ops/planes.h). A channel is never a lane, so
+// any number of channels costs its share, and the weight is read where it lies, by broadcasts.
 #pragma once
 
 #include <cstdint>
 
+#include "ops/plane_output.h"
+
 namespace dynkern {
 
 struct SlicedConv2d {
-  // Planes: `channels` of them, `channel_stride` floats apart, readable for one vector past the last pixel's
-  // taps.
+  // Planes: `channels` of them, `channel_stride` floats apart.
   const float* x;
   int64_t channels;
   int64_t channel_stride;
@@ -29,12 +29,8 @@ struct SlicedConv2d {
   const int64_t* out_index;  // null: from `out_first` on
   int64_t out_first;
   int64_t outputs;
-  const float* bias;  // null, or one per output channel of the full weight
 
-  // Results: rows of `width` floats, `out_stride` floats between channels.
-  float* y;
-  int64_t out_stride;
-  int rows, width, pitch;
+  PlaneOutput out;
 };
 
 }  // namespace dynkern

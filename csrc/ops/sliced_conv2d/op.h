@@ -11,7 +11,7 @@ struct ConvWeight {
   int64_t out_stride, in_stride, tap_stride;
   const int64_t* in_index;   // null: the first channels; with groups > 1 the filters of a depthwise layer
   const int64_t* out_index;  // null: the first channels
-  const float* bias;         // may be null
+  const float* bias;         // one per active output, or null
 };
 
 void run_sliced_conv2d(const ConvCall& call, const ConvWeight& weight);

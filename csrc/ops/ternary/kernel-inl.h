@@ -17,11 +17,7 @@ inline void lists_output(const TernaryListsRun& a, const Index* index, int64_t i
     for (int v = 0; v < V - 1; ++v) acc[v] -= load(pixels + v * kLanes);
     acc[V - 1] -= load(pixels + tile.last);
   }
-  const int64_t out = a.out_index != nullptr ? a.out_index[i] : a.out_first + i;
-  const Vec scale = splat(a.scale != nullptr ? a.scale[out] : 1.f);
-  const Vec bias = splat(a.bias != nullptr ? a.bias[out] : 0.f);
-  for (int v = 0; v < V; ++v) acc[v] = acc[v] * scale + bias;
-  store_tile<V>(acc, tile, a.y + i * a.out_stride, a.rows, a.width, a.pitch);
+  finish_tile<V>(acc, tile, a.out, i);
 }
 
 template <int V>
@@ -39,7 +35,7 @@ void ternary_lists(const TernaryListsRun& a) {
       lists_tile<7>,  lists_tile<8>,  lists_tile<9>,  lists_tile<10>, lists_tile<11>, lists_tile<12>,
       lists_tile<13>, lists_tile<14>, lists_tile<15>, lists_tile<16>};
   static_assert(kListVectors <= sizeof kOfVectors / sizeof *kOfVectors);
-  const PixelTiles tiles(static_cast<int64_t>(a.rows - 1) * a.pitch + a.width, kListVectors);
+  const PixelTiles tiles(a.out, kListVectors);
   for (int64_t i = 0; i < tiles.tiles; ++i) {
     const PixelTile tile = tiles[i];
     kOfVectors[tile.vectors - 1](a, tile);

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "ops/ternary/op.h"
 
+#include "ops/active_vector.h"
+
 namespace dynkern {
 namespace {
 
@@ -27,7 +29,6 @@ void transpose(const float* from, int64_t row, int64_t column, int64_t rows, int
 
 void run_ternary_conv2d(ConvCall call, const TernaryOperand& weight) {
   const auto kernel = kernels().ternary_lists;
-  const int64_t plane = static_cast<int64_t>(call.window.out[0]) * call.window.out[1];
   const int64_t group_inputs = call.image.channels / call.groups, group_outputs = call.outputs / call.groups;
   // With groups, in_index names the filters of a depthwise layer, so every list is used whole.
   const bool grouped = call.groups > 1;
@@ -38,34 +39,28 @@ void run_ternary_conv2d(ConvCall call, const TernaryOperand& weight) {
   call.cycles = 1.5;  // bound by loads, most of them from the second-level cache
   const ConvCuts cuts(call);
   const std::vector<int32_t> offset = cuts.input_offsets(call);
+  const ActiveVector scale(weight.scale, grouped ? weight.in_index : weight.out_index, call.outputs,
+                           grouped ? group_outputs : 1);
+  const ActiveVector bias(weight.bias, grouped ? weight.in_index : weight.out_index, call.outputs,
+                          grouped ? group_outputs : 1);
   TernaryListsRun shared;
   slice.apply(shared);
   shared.offset = offset.data();
-  shared.scale = weight.scale;
-  shared.bias = weight.bias;
-  shared.out_stride = plane;
-  shared.width = call.window.out[1];
   const TernaryBounds* bounds = shared.bounds;
   cuts.run(call, [&](const ConvPiece& piece) {
     TernaryListsRun a = shared;
-    a.rows = piece.rows;
-    a.pitch = piece.pitch;
-    if (!grouped) {
-      a.x = piece.x;
-      a.bounds = bounds + piece.first_output;
-      a.out_first = piece.first_output;
-      a.out_index = weight.out_index == nullptr ? nullptr : weight.out_index + piece.first_output;
-      a.outputs = piece.end_output - piece.first_output;
-      a.y = piece.y + piece.first_output * plane;
-      return kernel(a);
-    }
-    a.out_index = nullptr;
-    a.outputs = group_outputs;
+    a.out = piece.out;
+    // One group at a time; without groups, the piece's outputs are the group.
+    const int64_t begin = grouped ? 0 : piece.first_output;
+    a.outputs = grouped ? group_outputs : piece.end_output - piece.first_output;
     for (int64_t g = 0; g < call.groups; ++g) {
-      a.out_first = (weight.in_index == nullptr ? g : weight.in_index[g]) * group_outputs;
-      a.bounds = bounds + a.out_first;
+      const int64_t first = begin + g * group_outputs;
+      const int64_t group = weight.in_index == nullptr || !grouped ? g : weight.in_index[g];
+      a.bounds = bounds + begin + group * group_outputs;
       a.x = piece.x + g * group_inputs * piece.channel_stride;
-      a.y = piece.y + g * group_outputs * plane;
+      a.out.y = piece.out.y + first * piece.out.stride;
+      a.out.epilogue.scale = scale.from(first);
+      a.out.epilogue.shift = bias.from(first);
       kernel(a);
     }
   });
@@ -79,6 +74,8 @@ void run_ternary_linear(const TernaryLinearCall& call, const TernaryOperand& wei
   const int64_t pieces_down = (call.rows + kRowsOfPiece - 1) / kRowsOfPiece;
   const int64_t rows_of_piece = (call.rows + pieces_down - 1) / pieces_down;
   const int64_t pieces_across = std::min<int64_t>((threads + pieces_down - 1) / pieces_down, call.outputs);
+  const ActiveVector scale(weight.scale, weight.out_index, call.outputs);
+  const ActiveVector bias(weight.bias, weight.out_index, call.outputs);
   std::vector<int32_t> offset(static_cast<size_t>(call.inputs));
   for (int64_t k = 0; k < call.inputs; ++k)
     offset[static_cast<size_t>(k)] = static_cast<int32_t>(k * rows_of_piece);
@@ -99,15 +96,10 @@ void run_ternary_linear(const TernaryLinearCall& call, const TernaryOperand& wei
     a.x = x;
     a.offset = offset.data();
     a.bounds += output;
-    a.out_index = weight.out_index == nullptr ? nullptr : weight.out_index + output;
-    a.out_first = output;
     a.outputs = outputs;
-    a.scale = weight.scale;
-    a.bias = weight.bias;
-    a.y = y;
-    a.out_stride = rows;
-    a.rows = 1;
-    a.width = a.pitch = static_cast<int>(rows);
+    a.out = {y, rows, 1, static_cast<int>(rows), static_cast<int>(rows), static_cast<int>(rows), nullptr, {}};
+    a.out.epilogue.scale = scale.from(output);
+    a.out.epilogue.shift = bias.from(output);
     kernel(a);
     transpose(y, rows, 1, outputs, rows, call.y + row * call.outputs + output, call.outputs);
   });
