@@ -1,0 +1,94 @@
+"""Making the layers of a network ternary, and packing them for inference."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Collection
+
+from torch import nn
+
+from dynkern.nn.packed import make_packed
+from dynkern.nn.sliced import SlicedConv2d, SlicedLinear
+from dynkern.nn.ternary import TernaryConv2d, TernaryLinear, TernaryModule, make_ternary
+from dynkern.ops.ternary_weight import check_delta
+from dynkern.ternary.growth import Growth
+
+_LOG = Growth("log")
+# Their subclasses are refused: what a subclass does otherwise would be lost.
+TERNARIZABLE: tuple[type[nn.Module], ...] = (
+    nn.Conv2d,
+    nn.Linear,
+    SlicedConv2d,
+    SlicedLinear,
+    TernaryConv2d,
+    TernaryLinear,
+)
+
+
+def ternarize(model: nn.Module, delta: Growth | float = _LOG, skip: Collection[str] = ()) -> nn.Module:
+    """Make every ``Conv2d`` and ``Linear`` of ``model`` ternary, in place, for training (Dordoni et al., MLSP 2024).
+
+    The layers change their class and stay the same objects with the same parameters, hooks and sub-nets: an optimiser
+    made before goes on working. A layer that is ternary already gets the new threshold.
+
+    Args:
+        model: any module; it may be slim.
+        delta: the threshold, 0 <= delta < 1, or how it grows (then :func:`set_epoch` moves it; until then it is that of
+            epoch 1). By default ``Growth("log")``, the paper's best.
+        skip: qualified names of modules to leave as they are, with all they contain. The paper makes every layer
+            ternary, the first, the last and the shortcuts too.
+
+    Returns:
+        ``model``.
+
+    Raises:
+        ValueError, TypeError: ``delta`` is out of range, ``skip`` names no module, there is no layer to change, or a
+            layer is of a subclass whose own behaviour would be lost. ``model`` is then as it was.
+    """
+    growth = delta if isinstance(delta, Growth) else None
+    value = delta(1) if isinstance(delta, Growth) else delta
+    if isinstance(skip, str):
+        raise TypeError(f"skip: expected a collection of names, got the string {skip!r}")
+    modules = dict(model.named_modules(remove_duplicate=False))
+    unknown = sorted(set(skip) - set(modules))
+    if unknown:
+        raise ValueError(f"skip: {', '.join(map(repr, unknown))} is no module of the model")
+    kept = {part for name in skip for part in modules[name].modules()}
+    layers = {}
+    for name, layer in modules.items():
+        if layer in kept or not isinstance(layer, (nn.Conv2d, nn.Linear)):
+            continue
+        if type(layer) not in TERNARIZABLE or "weight" not in layer._parameters:
+            kind = type(layer).__name__
+            raise ValueError(f"model: {name or 'it'} is a {kind} with a behaviour of its own; name it in skip")
+        layers[name] = layer
+    if not layers:
+        raise ValueError("model: expected a Conv2d or Linear to make ternary, found none")
+    value = check_delta(value)
+    for layer in layers.values():
+        make_ternary(layer, value, growth)
+    return model
+
+
+def pack(net: nn.Module) -> nn.Module:
+    """A copy of ``net`` for inference: every ternary layer holds its weight at 2 bits, and its zeros cost nothing.
+
+    The outputs are those of ``net`` in eval mode up to float32 rounding. ``net`` keeps its latent weights and is not
+    touched; sub-nets, hooks and layers that are not ternary are copied along.
+
+    Returns:
+        The copy, in eval mode.
+
+    Raises:
+        ValueError: ``net`` has no ternary layer, or a latent weight is NaN.
+    """
+    packed = copy.deepcopy(net).eval()
+    layers = {name: layer for name, layer in packed.named_modules() if isinstance(layer, TernaryModule)}
+    if not layers:
+        raise ValueError("net: expected ternary layers (see dynkern.ternarize), found none")
+    for name, layer in layers.items():
+        try:
+            make_packed(layer, layer.packed_weight())
+        except ValueError as error:
+            raise ValueError(f"net: cannot pack layer {name!r}: {error}") from None
+    return packed
