@@ -14,6 +14,7 @@
 #include "ops/sliced_conv2d/op.h"
 #include "ops/sliced_linear/op.h"
 #include "ops/ternary/op.h"
+#include "engine_bindings.h"
 #include "python_tensor.h"
 
 namespace dynkern {
@@ -202,18 +203,6 @@ py::object ternary_linear(py::handle x_, const TernaryLists& lists, py::handle s
   return result;
 }
 
-TernaryLists make_lists(py::handle packed_, const std::vector<int64_t>& shape) {
-  Tensor packed;
-  int64_t taps = 1;
-  for (size_t i = 2; i < shape.size(); ++i) taps *= shape[i];
-  if (shape.size() < 2 || !read(packed_, Torch::get().uint8, 2, packed) || packed.size[0] != shape[0] ||
-      packed.size[1] != packed_row_bytes(shape[1] * taps) || packed.stride[0] != packed.size[1]) {
-    throw std::invalid_argument(
-        "packed: expected contiguous uint8 codes on the CPU that fit the shape of the weight");
-  }
-  return TernaryLists(static_cast<const uint8_t*>(packed.data), shape[0], shape[1], taps);
-}
-
 std::vector<std::string> isa_names() {
   std::vector<std::string> names;
   for (const KernelTable* table : available_isas()) names.emplace_back(table->isa);
@@ -229,6 +218,19 @@ std::vector<std::string> kernel_names() {
 }
 
 }  // namespace
+
+TernaryLists make_lists(py::handle packed_, const std::vector<int64_t>& shape) {
+  Tensor packed;
+  int64_t taps = 1;
+  for (size_t i = 2; i < shape.size(); ++i) taps *= shape[i];
+  if (shape.size() < 2 || !read(packed_, Torch::get().uint8, 2, packed) || packed.size[0] != shape[0] ||
+      packed.size[1] != packed_row_bytes(shape[1] * taps) || packed.stride[0] != packed.size[1]) {
+    throw std::invalid_argument(
+        "packed: expected contiguous uint8 codes on the CPU that fit the shape of the weight");
+  }
+  return TernaryLists(static_cast<const uint8_t*>(packed.data), shape[0], shape[1], taps);
+}
+
 }  // namespace dynkern
 
 namespace py = pybind11;
@@ -245,6 +247,7 @@ PYBIND11_MODULE(_C, m) {
       .def(py::init(&dynkern::make_lists), py::arg("packed"), py::arg("shape"))
       .def_property_readonly("nonzeros", &dynkern::TernaryLists::nonzeros)
       .def_property_readonly("nbytes", &dynkern::TernaryLists::bytes);
+  dynkern::bind_engine(m);
   m.def("sliced_conv2d", dynkern::sliced_conv2d);
   m.def("sliced_linear", dynkern::sliced_linear);
   m.def("ternary_conv2d", dynkern::ternary_conv2d);

@@ -90,6 +90,14 @@ inline bool read(py::handle object, const py::object& dtype, int dimensions, Ten
   return true;
 }
 
+inline bool contiguous(const Tensor& t) {
+  int64_t stride = 1;
+  for (int i = t.dimensions - 1; i >= 0; stride *= t.size[i--]) {
+    if (t.size[i] > 1 && t.stride[i] != stride) return false;
+  }
+  return true;
+}
+
 // Reads one float per output channel, null for None; false if `object` is anything else.
 inline bool read_vector(py::handle object, int64_t size, const float*& data) {
   data = nullptr;

@@ -3,14 +3,17 @@
 // it.
 #pragma once
 
+#include "ops/pointwise/kernel.h"
 #include "ops/sliced_conv2d/kernel.h"
 #include "ops/sliced_linear/kernel.h"
 #include "ops/ternary/kernel.h"
 
-#define DYNKERN_KERNELS(X)       \
-  X(sliced_conv2d, SlicedConv2d) \
-  X(sliced_linear, SlicedLinear) \
-  X(ternary_lists, TernaryListsRun)
+#define DYNKERN_KERNELS(X)          \
+  X(sliced_conv2d, SlicedConv2d)    \
+  X(sliced_linear, SlicedLinear)    \
+  X(ternary_lists, TernaryListsRun) \
+  X(pointwise, Pointwise)           \
+  X(features, Features)
 
 namespace dynkern {
 

@@ -13,7 +13,7 @@ void linear_tile(const SlicedLinear& a, int64_t first_row, int64_t first_output)
     int64_t out = a.out_index != nullptr ? a.out_index[i] : a.out_first + i;
     weight[o] = a.weight + out * a.weight_out;
     for (int m = 0; m < M; ++m) {
-      tail[m][o] = a.bias != nullptr ? a.bias[out] : 0.f;
+      tail[m][o] = a.bias != nullptr ? a.bias[i] : 0.f;
       acc[m][o] = Vec{};
     }
   }

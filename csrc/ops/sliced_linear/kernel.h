@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Sliced linear layer.
 //
-//   y[m][o] = bias[out(o)] + sum over i of  weight[out(o)][in(i)] * x[m][i]
+//   y[m][o] = bias[o] + sum over i of  weight[out(o)][in(i)] * x[m][i]
 //
 // Lanes run along the reduction. The inputs are given as runs of neighbours, so that a prefix is one run, the
 // parts of a concatenation a few, and an arbitrary index set as many as it has gaps.
@@ -25,7 +25,7 @@ struct SlicedLinear {
   int64_t weight_out;        // floats between rows; a row is contiguous
   const int64_t* out_index;  // null: from `out_first` on
   int64_t out_first, outputs;
-  const float* bias;  // null, or one per output of the full weight
+  const float* bias;  // null, or one per active output
 
   float* y;
   int64_t y_row;

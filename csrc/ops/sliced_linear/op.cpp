@@ -6,12 +6,15 @@
 
 #include "core/isa.h"
 #include "core/parallel.h"
+#include "ops/active_vector.h"
 
 namespace dynkern {
 namespace {
 
 constexpr double kLeastWork = 200e3;  // multiply-adds below which waking a thread costs more than it saves
 constexpr int64_t kOutputsOfPiece = 16, kRowsOfPiece = 96;
+
+}  // namespace
 
 std::vector<Run> runs_of(int64_t inputs, const int64_t* in_index) {
   if (in_index == nullptr) return {{0, 0, inputs}};
@@ -26,10 +29,10 @@ std::vector<Run> runs_of(int64_t inputs, const int64_t* in_index) {
   return runs;
 }
 
-}  // namespace
-
 void run_sliced_linear(SlicedLinear call, int64_t inputs, const int64_t* in_index, int threads) {
   const std::vector<Run> runs = runs_of(inputs, in_index);
+  const ActiveVector bias(call.bias, call.out_index, call.outputs);
+  call.bias = bias.from(0);
   call.runs = runs.data();
   call.run_count = static_cast<int64_t>(runs.size());
   const auto kernel = kernels().sliced_linear;
@@ -48,6 +51,7 @@ void run_sliced_linear(SlicedLinear call, int64_t inputs, const int64_t* in_inde
     piece.x += row * call.x_row;
     piece.out_first += output;
     if (piece.out_index != nullptr) piece.out_index += output;
+    piece.bias = bias.from(output);
     piece.y += row * call.y_row + output;
     kernel(piece);
   });

@@ -59,6 +59,11 @@ int64_t TernaryLists::bytes() const {
                               bounds_.size() * sizeof(TernaryBounds));
 }
 
+int64_t TernarySlice::bytes() const {
+  return static_cast<int64_t>(own_index_.size() * sizeof(uint16_t) + own_wide_.size() * sizeof(uint32_t) +
+                              own_bounds_.size() * sizeof(TernaryBounds));
+}
+
 TernarySlice::TernarySlice(const TernaryLists& lists, int64_t outputs, const int64_t* out_index,
                            int64_t inputs, const int64_t* in_index) {
   if (!lists.wide_.empty()) {

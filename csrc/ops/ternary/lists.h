@@ -42,6 +42,8 @@ class TernarySlice {
     run.bounds = bounds_;
   }
   double nonzeros() const { return nonzeros_; }
+  // What the slice holds beyond the full lists.
+  int64_t bytes() const;
 
  private:
   template <class Index>

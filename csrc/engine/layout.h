@@ -1,0 +1,27 @@
+// SPDX-License-Identifier: Apache-2.0
+// How an activation lies in memory: padded planes, one per channel, which a convolution of stride 1 reads in
+// place.
+//
+//   pixel (y, x) of a channel = origin + y * pitch + x,   pitch = width + pad
+//
+// The `pad` columns between two rows are the right padding of one and the left padding of the next; `pad`
+// rows lie above and below. All of it is zero when the arena is made and stays so: steps write pixels, and
+// zeros between rows.
+#pragma once
+
+#include <cstdint>
+
+namespace dynkern::engine {
+
+struct Layout {
+  int height, width, pad;
+
+  int pitch() const { return width + pad; }
+  int64_t origin() const { return static_cast<int64_t>(pad) * pitch() + pad; }
+  int64_t channel() const { return static_cast<int64_t>(height + 2 * pad) * pitch() + pad; }
+  bool operator==(const Layout& other) const {
+    return height == other.height && width == other.width && pad == other.pad;
+  }
+};
+
+}  // namespace dynkern::engine

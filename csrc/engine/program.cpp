@@ -1,0 +1,219 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "engine/program.h"
+
+#include <omp.h>
+
+#include <algorithm>
+#include <stdexcept>
+
+#include "core/parallel.h"
+#include "core/scratch.h"
+#include "engine/steps.h"
+
+namespace dynkern::engine {
+
+int Program::add_value(int channels, int height, int width) {
+  if (channels < 1 || height < 1 || width < 1) throw std::invalid_argument("value: expected positive sizes");
+  values_.push_back({channels, {height, width, 0}});
+  pads_.try_emplace({height, width}, 0);
+  return static_cast<int>(values_.size()) - 1;
+}
+
+void Program::add_conv2d(ConvSpec spec) {
+  const Value &x = values_.at(static_cast<size_t>(spec.x)), &y = values_.at(static_cast<size_t>(spec.y));
+  int& pad = pads_[{x.layout.height, x.layout.width}];
+  pad = std::max(pad, direct_padding(spec, x, y));
+  makers_.push_back([spec = std::move(spec)](Program& p) { return make_conv2d(spec, p); });
+}
+
+void Program::add_linear(LinearSpec spec) {
+  makers_.push_back([spec = std::move(spec)](Program& p) { return make_linear(spec, p); });
+}
+
+void Program::add_pool2d(PoolSpec spec) {
+  makers_.push_back([spec](Program& p) { return make_pool2d(spec, p); });
+}
+
+void Program::add_adaptive_average(int x, int y) {
+  makers_.push_back([=](Program& p) { return make_adaptive_average(x, y, p); });
+}
+
+void Program::add_pointwise(int x, int y, StepEpilogue epilogue) {
+  makers_.push_back([=, e = std::move(epilogue)](Program& p) { return make_pointwise(x, y, e, p); });
+}
+
+void Program::add_multiply(int x, int y, int gate) {
+  makers_.push_back([=](Program& p) { return make_multiply(x, y, gate, p); });
+}
+
+void Program::add_concat(std::vector<int> xs, int y) {
+  makers_.push_back([=, xs = std::move(xs)](Program& p) { return make_concat(xs, y, p); });
+}
+
+void Program::add_crop(CropSpec spec) {
+  makers_.push_back([spec](Program& p) { return make_crop(spec, p); });
+}
+
+void Program::add_flatten(int x, int y) {
+  makers_.push_back([=](Program& p) { return make_flatten(x, y, p); });
+}
+
+void Program::add_softmax(int x, int y, bool log) {
+  makers_.push_back([=](Program& p) { return make_softmax(x, y, log, p); });
+}
+
+void Program::finish(int input, int output) {
+  input_ = input;
+  output_ = output;
+  for (Value& v : values_) {
+    v.layout.pad = pads_[{v.layout.height, v.layout.width}];
+    layout_ids_.push_back(store_->layout_id(v.layout));
+  }
+  for (const Maker& make : makers_) steps_.push_back(make(*this));
+  makers_.clear();
+  for (const auto& step : steps_) scratch_floats_ = std::max(scratch_floats_, step->scratch_floats());
+  scratch_floats_ = (scratch_floats_ + 15) / 16 * 16;
+  assign_slots();
+}
+
+// A value takes the first slot of its layout that no living value holds, and gives it back after its last
+// reader.
+void Program::assign_slots() {
+  std::vector<int> last(values_.size(), -1);
+  for (size_t s = 0; s < steps_.size(); ++s) {
+    for (int v : steps_[s]->reads()) last[static_cast<size_t>(v)] = static_cast<int>(s);
+  }
+  last[static_cast<size_t>(output_)] = static_cast<int>(steps_.size());
+  std::map<size_t, std::vector<bool>> taken;
+  slots_.assign(values_.size(), 0);
+  auto take = [&](int v) {
+    std::vector<bool>& of_layout = taken[layout_ids_[static_cast<size_t>(v)]];
+    const auto free = std::find(of_layout.begin(), of_layout.end(), false);
+    slots_[static_cast<size_t>(v)] = static_cast<size_t>(free - of_layout.begin());
+    if (free == of_layout.end()) {
+      of_layout.push_back(true);
+    } else {
+      *free = true;
+    }
+  };
+  take(input_);
+  for (size_t s = 0; s < steps_.size(); ++s) {
+    take(steps_[s]->writes());
+    std::vector<int> done = steps_[s]->reads();
+    done.push_back(steps_[s]->writes());
+    for (int v : done) {
+      if (last[static_cast<size_t>(v)] <= static_cast<int>(s)) {
+        taken[layout_ids_[static_cast<size_t>(v)]][slots_[static_cast<size_t>(v)]] = false;
+      }
+    }
+  }
+}
+
+const int32_t* Program::mask(const Layout& layout) {
+  if (layout.pad == 0) return nullptr;
+  std::vector<int32_t>& mask = masks_[{layout.height, layout.width}];
+  if (mask.empty()) {
+    for (int y = 0; y < layout.height; ++y) {
+      for (int x = 0; x < layout.pitch(); ++x) mask.push_back(x < layout.width ? -1 : 0);
+    }
+  }
+  return mask.data();
+}
+
+int64_t Program::constant_bytes() const {
+  int64_t bytes = 0;
+  for (const auto& step : steps_) bytes += step->constant_bytes();
+  for (const auto& mask : masks_) bytes += static_cast<int64_t>(mask.second.size() * sizeof(int32_t));
+  return bytes;
+}
+
+int64_t Program::arena_bytes() const {
+  std::map<std::pair<size_t, size_t>, int64_t> floats;  // by slot
+  for (size_t v = 0; v < values_.size(); ++v) {
+    int64_t& most = floats[{layout_ids_[v], slots_[v]}];
+    most = std::max(most, values_[v].channels * values_[v].layout.channel());
+  }
+  int64_t sum = scratch_floats_;
+  for (const auto& slot : floats) sum += slot.second;
+  return sum * static_cast<int64_t>(sizeof(float));
+}
+
+void Program::resolve(Arena& arena, float** values) const {
+  for (size_t v = 0; v < values_.size(); ++v) {
+    const Value& value = values_[v];
+    values[v] = arena.slot(layout_ids_[v], value.layout, slots_[v], value.channels) + value.layout.origin();
+  }
+}
+
+void Program::run_image(const Image& image, float* y, float* const* values, Context c) const {
+  c.value = values;
+  const Value& in = input();
+  const Range channels = share(in.channels, c);
+  for (int64_t i = channels.begin; i < channels.end; ++i) {
+    for (int64_t row = 0; row < image.height; ++row) {
+      const float* from = image.data + i * image.channel_stride + row * image.row_stride;
+      float* to = values[input_] + i * in.layout.channel() + row * in.layout.pitch();
+      for (int64_t column = 0; column < image.width; ++column)
+        to[column] = from[column * image.column_stride];
+    }
+  }
+  for (const auto& step : steps_) {
+    if (c.threads > 1) {
+#pragma omp barrier
+    }
+    step->run(c);
+  }
+  if (c.threads > 1) {
+#pragma omp barrier
+  }
+  const Value& out = output();
+  const Range results = share(out.channels, c);
+  const int64_t plane = static_cast<int64_t>(out.layout.height) * out.layout.width;
+  for (int64_t i = results.begin; i < results.end; ++i) {
+    for (int64_t row = 0; row < out.layout.height; ++row) {
+      const float* from = values[output_] + i * out.layout.channel() + row * out.layout.pitch();
+      std::copy(from, from + out.layout.width, y + i * plane + row * out.layout.width);
+    }
+  }
+}
+
+void Program::run(const Image& first, int64_t batch, int64_t batch_stride, float* y, int threads) const {
+  // Images are shared out among the threads where there are enough of them; else all threads share each
+  // image.
+  const bool apart = batch >= threads;
+  const int arenas = apart ? threads : 1;
+  const int64_t result =
+      output().channels * static_cast<int64_t>(output().layout.height) * output().layout.width;
+  std::vector<std::unique_ptr<Arena>> arena;
+  std::vector<float*> values(values_.size() * static_cast<size_t>(arenas));
+  for (int i = 0; i < arenas; ++i) {
+    arena.push_back(store_->acquire());
+    resolve(*arena.back(), values.data() + static_cast<size_t>(i) * values_.size());
+  }
+  float* scratch = Scratch::floats(static_cast<size_t>(threads) * static_cast<size_t>(scratch_floats_));
+  auto image = [&](int64_t i) {
+    Image at = first;
+    at.data += i * batch_stride;
+    return at;
+  };
+  if (apart) {
+    parallel_for(batch, threads, [&](int64_t i, int thread) {
+      run_image(image(i), y + i * result, values.data() + static_cast<size_t>(thread) * values_.size(),
+                {nullptr, scratch + thread * scratch_floats_, 0, 1});
+    });
+  } else {
+#pragma omp parallel num_threads(threads)
+    {
+      const int thread = omp_get_thread_num(), team = omp_get_num_threads();
+      for (int64_t i = 0; i < batch; ++i) {
+        run_image(image(i), y + i * result, values.data(),
+                  {nullptr, scratch + thread * scratch_floats_, thread, team});
+        // Nobody may write the next input while another still reads this result.
+#pragma omp barrier
+      }
+    }
+  }
+  for (auto& a : arena) store_->release(std::move(a));
+}
+
+}  // namespace dynkern::engine

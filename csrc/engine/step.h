@@ -1,0 +1,68 @@
+// SPDX-License-Identifier: Apache-2.0
+// One step of a program. A team of threads runs it together, each its share; they meet before the next step.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "engine/layout.h"
+#include "ops/plane_output.h"
+
+namespace dynkern::engine {
+
+struct Value {
+  int channels;
+  Layout layout;
+  bool features() const { return layout.height == 1 && layout.width == 1; }
+};
+
+// What one thread of the team sees. `value[i]` is pixel (0, 0) of channel 0 of value i.
+struct Context {
+  float* const* value;
+  float* scratch;
+  int thread, threads;
+};
+
+struct Range {
+  int64_t begin, end;
+};
+
+// The share of [0, count) of one thread.
+inline Range share(int64_t count, const Context& c) {
+  return {count * c.thread / c.threads, count * (c.thread + 1) / c.threads};
+}
+
+// An epilogue that owns its vectors; residual < 0 means none.
+struct StepEpilogue {
+  std::vector<float> scale, shift, residual_scale;  // empty: 1, 0, 1
+  int residual = -1;
+  Activation activation = Activation::kNone;
+  float low = 0, high = 0;
+
+  Epilogue at(const Context& c, const std::vector<Value>& values, int64_t channel) const {
+    auto from = [&](const std::vector<float>& v) { return v.empty() ? nullptr : v.data() + channel; };
+    Epilogue e{from(scale), from(shift), from(residual_scale), nullptr, 0, activation, low, high};
+    if (residual >= 0) {
+      e.residual_stride = values[static_cast<size_t>(residual)].layout.channel();
+      e.residual = c.value[residual] + channel * e.residual_stride;
+    }
+    return e;
+  }
+  int64_t bytes() const {
+    return static_cast<int64_t>((scale.size() + shift.size() + residual_scale.size()) * sizeof(float));
+  }
+};
+
+class Step {
+ public:
+  virtual ~Step() = default;
+  virtual void run(const Context& context) const = 0;
+  virtual std::string describe() const = 0;    // kind and kernel, for people
+  virtual std::vector<int> reads() const = 0;  // values
+  virtual int writes() const = 0;
+  virtual int64_t scratch_floats() const { return 0; }  // of each thread
+  virtual int64_t constant_bytes() const { return 0; }
+};
+
+}  // namespace dynkern::engine

@@ -1,0 +1,292 @@
+// SPDX-License-Identifier: Apache-2.0
+// The engine's part of the Python module: dynkern.engine.native builds programs step by step through it.
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <array>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "core/ternary_format.h"
+#include "engine/program.h"
+#include "engine_bindings.h"
+#include "python_tensor.h"
+
+namespace dynkern {
+namespace {
+
+using engine::Program;
+using engine::StepEpilogue;
+using engine::Store;
+using Index = std::vector<int64_t>;
+using Geometry = std::array<int, 8>;
+
+std::vector<float> copy_vector(py::handle object, const char* name) {
+  if (object.is_none()) return {};
+  Tensor t;
+  if (!read(object, Torch::get().float32, 1, t) || (t.size[0] > 1 && t.stride[0] != 1)) {
+    throw std::invalid_argument(std::string(name) + ": expected a contiguous float32 vector on the CPU");
+  }
+  return {t.floats(), t.floats() + t.size[0]};
+}
+
+size_t add_dense(Store& store, py::handle weight) {
+  Tensor t;
+  const py::object& dtype = Torch::get().float32;
+  if ((!read(weight, dtype, 4, t) && !read(weight, dtype, 2, t)) || !contiguous(t)) {
+    throw std::invalid_argument(
+        "weight: expected a contiguous float32 tensor of 2 or 4 dimensions on the CPU");
+  }
+  return store.add_dense({{t.floats(), t.floats() + t.count()}, {t.size, t.size + t.dimensions}});
+}
+
+size_t add_ternary(Store& store, py::handle packed, const std::vector<int64_t>& shape) {
+  return store.add_ternary(make_lists(packed, shape));
+}
+
+const std::array<const char*, 9> kActivations = {"none",      "clamp",       "gelu",    "gelu_tanh", "silu",
+                                                 "hardswish", "hardsigmoid", "sigmoid", "tanh"};
+
+StepEpilogue make_epilogue(py::handle scale, py::handle shift, int residual, py::handle residual_scale,
+                           const std::string& activation, float low, float high) {
+  for (size_t i = 0; i < kActivations.size(); ++i) {
+    if (activation == kActivations[i]) {
+      return {copy_vector(scale, "scale"),
+              copy_vector(shift, "shift"),
+              copy_vector(residual_scale, "residual_scale"),
+              residual,
+              static_cast<Activation>(i),
+              low,
+              high};
+    }
+  }
+  throw std::invalid_argument("activation: unknown kind '" + activation + "'");
+}
+
+Window window(const engine::Value& x, const engine::Value& y, std::array<int, 2> kernel, const Geometry& g) {
+  Window w{{kernel[0], kernel[1]}, {g[0], g[1]}, {g[6], g[7]}, g[2], g[4], {y.layout.height, y.layout.width}};
+  const int size[2] = {x.layout.height, x.layout.width};
+  for (int axis = 0; axis < 2; ++axis) {
+    const int extent = w.dilation[axis] * (w.kernel[axis] - 1) + 1;
+    const int padded =
+        size[axis] + g[static_cast<size_t>(2 + 2 * axis)] + g[static_cast<size_t>(3 + 2 * axis)];
+    if (kernel[static_cast<size_t>(axis)] < 1 || w.stride[axis] < 1 || w.dilation[axis] < 1 ||
+        (padded - extent) / w.stride[axis] + 1 < w.out[axis]) {
+      throw std::invalid_argument("geometry: the result does not fit the input");
+    }
+  }
+  return w;
+}
+
+const engine::Value& value(const Program& p, int i) { return p.values().at(static_cast<size_t>(i)); }
+
+void check_index(const Index& index, int64_t count, int64_t limit, const char* name) {
+  if (index.empty() ? count > limit : static_cast<int64_t>(index.size()) != count) {
+    throw std::invalid_argument(std::string(name) + ": does not fit the weight");
+  }
+  for (int64_t i : index) {
+    if (i < 0 || i >= limit) throw std::invalid_argument(std::string(name) + ": out of range");
+  }
+}
+
+void check_epilogue(const Program& p, const StepEpilogue& e, int y) {
+  const engine::Value& out = value(p, y);
+  for (const std::vector<float>* v : {&e.scale, &e.shift, &e.residual_scale}) {
+    if (!v->empty() && static_cast<int>(v->size()) != out.channels) {
+      throw std::invalid_argument("epilogue: expected one number per channel");
+    }
+  }
+  if (e.residual < 0) return;
+  const engine::Value& r = value(p, e.residual);
+  if (r.channels != out.channels || !(r.layout == out.layout)) {
+    throw std::invalid_argument("epilogue: the residual is of another shape");
+  }
+}
+
+// The shape of a weight of the store: outputs, inputs of a group, taps.
+std::array<int64_t, 3> weight_shape(const Program& p, size_t id) {
+  if (const engine::DenseWeight* w = p.store().dense(id)) {
+    return {w->shape[0], w->shape[1], w->shape.size() == 4 ? w->shape[2] * w->shape[3] : 1};
+  }
+  const TernaryLists* lists = p.store().ternary(id);
+  return {lists->outputs(), lists->inputs(), lists->taps()};
+}
+
+void conv2d(Program& p, int x, int y, size_t weight, std::array<int, 2> kernel, const Geometry& geometry,
+            int groups, const Index& in_index, const Index& out_index, const StepEpilogue& epilogue) {
+  const auto shape = weight_shape(p, weight);
+  const engine::Value &from = value(p, x), &to = value(p, y);
+  if (groups < 1 || from.channels % groups != 0 || to.channels % groups != 0 ||
+      kernel[0] * kernel[1] != shape[2]) {
+    throw std::invalid_argument("conv2d: groups or kernel do not fit");
+  }
+  if (groups == 1) {
+    check_index(in_index, from.channels, shape[1], "in_index");
+    check_index(out_index, to.channels, shape[0], "out_index");
+  } else {
+    const int64_t multiplier = to.channels / groups;
+    if (from.channels / groups != shape[1] || !out_index.empty())
+      throw std::invalid_argument("conv2d: groups do not fit");
+    check_index(in_index, groups, shape[0] / multiplier, "in_index");
+  }
+  check_epilogue(p, epilogue, y);
+  p.add_conv2d({x, y, weight, window(from, to, kernel, geometry), geometry[3], geometry[5], groups, in_index,
+                out_index, epilogue});
+}
+
+void linear(Program& p, int x, int y, size_t weight, const Index& in_index, const Index& out_index,
+            const StepEpilogue& epilogue) {
+  const auto shape = weight_shape(p, weight);
+  if (!value(p, x).features() || !value(p, y).features() || shape[2] != 1) {
+    throw std::invalid_argument("linear: expected features");
+  }
+  check_index(in_index, value(p, x).channels, shape[1], "in_index");
+  check_index(out_index, value(p, y).channels, shape[0], "out_index");
+  check_epilogue(p, epilogue, y);
+  p.add_linear({x, y, weight, in_index, out_index, epilogue});
+}
+
+void same_channels(const Program& p, int x, int y, bool size) {
+  const engine::Value &from = value(p, x), &to = value(p, y);
+  if (from.channels != to.channels || (size && !(from.layout == to.layout))) {
+    throw std::invalid_argument("step: its values are of different shapes");
+  }
+}
+
+void pool2d(Program& p, int x, int y, bool maximum, std::array<int, 2> kernel, const Geometry& geometry,
+            bool count_padding) {
+  same_channels(p, x, y, false);
+  p.add_pool2d({x, y, maximum, window(value(p, x), value(p, y), kernel, geometry), count_padding});
+}
+
+void crop(Program& p, int x, int y, std::array<int, 3> first, std::array<int, 2> step,
+          std::array<int, 3> count, std::array<int, 3> offset) {
+  const engine::Value &from = value(p, x), &to = value(p, y);
+  const int in[3] = {from.channels, from.layout.height, from.layout.width};
+  const int out[3] = {to.channels, to.layout.height, to.layout.width};
+  const int steps[3] = {1, step[0], step[1]};
+  engine::CropSpec spec{x, y, {}, {step[0], step[1]}, {}, {}};
+  for (size_t i = 0; i < 3; ++i) {
+    if (first[i] < 0 || count[i] < 0 || steps[i] < 1 || offset[i] < 0 || offset[i] + count[i] > out[i] ||
+        (count[i] > 0 && first[i] + (count[i] - 1) * steps[i] >= in[i])) {
+      throw std::invalid_argument("crop: leaves its values");
+    }
+    spec.first[i] = first[i];
+    spec.count[i] = count[i];
+    spec.offset[i] = offset[i];
+  }
+  p.add_crop(spec);
+}
+
+void concat(Program& p, const std::vector<int>& xs, int y) {
+  int channels = 0;
+  for (int x : xs) {
+    if (!(value(p, x).layout == value(p, y).layout))
+      throw std::invalid_argument("concat: values of different sizes");
+    channels += value(p, x).channels;
+  }
+  if (xs.empty() || channels != value(p, y).channels)
+    throw std::invalid_argument("concat: channels do not add up");
+  p.add_concat(xs, y);
+}
+
+// The result of running `x`, or None if x is not a float32 tensor (N, C, H, W) on the CPU of the program's
+// shape.
+py::object run(const Program& p, py::handle x_, int dimensions, int threads) {
+  Tensor x, y;
+  const engine::Value &in = p.input(), &out = p.output();
+  if (!read(x_, Torch::get().float32, 4, x) || x.size[1] != in.channels || x.size[2] != in.layout.height ||
+      x.size[3] != in.layout.width) {
+    return py::none();
+  }
+  py::object result = dimensions == 2
+                          ? empty({x.size[0], out.channels}, y)
+                          : empty({x.size[0], out.channels, out.layout.height, out.layout.width}, y);
+  if (x.size[0] == 0) return result;
+  const Image image{x.floats(), x.size[1], x.size[2], x.size[3], x.stride[1], x.stride[2], x.stride[3]};
+  py::gil_scoped_release release;
+  p.run(image, x.size[0], x.stride[0], y.floats(), threads < 1 ? 1 : threads);
+  return result;
+}
+
+py::list describe(const Program& p) {
+  py::list steps;
+  for (const auto& step : p.steps()) {
+    py::dict row;
+    const engine::Value& out = value(p, step->writes());
+    row["step"] = step->describe();
+    row["reads"] = step->reads();
+    row["writes"] = step->writes();
+    row["shape"] = py::make_tuple(out.channels, out.layout.height, out.layout.width);
+    steps.append(row);
+  }
+  return steps;
+}
+
+}  // namespace
+
+void bind_engine(py::module_& m) {
+  py::class_<StepEpilogue>(m, "Epilogue")
+      .def(py::init(&make_epilogue), py::arg("scale"), py::arg("shift"), py::arg("residual"),
+           py::arg("residual_scale"), py::arg("activation"), py::arg("low"), py::arg("high"));
+  py::class_<Store, std::shared_ptr<Store>>(m, "Store")
+      .def(py::init<>())
+      .def("add_dense", add_dense)
+      .def("add_ternary", add_ternary)
+      .def_property_readonly("weight_bytes", &Store::weight_bytes)
+      .def_property_readonly("arena_bytes", &Store::arena_bytes);
+  py::class_<Program>(m, "Program")
+      .def(py::init<std::shared_ptr<Store>>())
+      .def("value", &Program::add_value)
+      .def("conv2d", conv2d)
+      .def("linear", linear)
+      .def("pool2d", pool2d)
+      .def("adaptive_average",
+           [](Program& p, int x, int y) {
+             same_channels(p, x, y, false);
+             p.add_adaptive_average(x, y);
+           })
+      .def("pointwise",
+           [](Program& p, int x, int y, const StepEpilogue& epilogue) {
+             same_channels(p, x, y, true);
+             check_epilogue(p, epilogue, y);
+             p.add_pointwise(x, y, epilogue);
+           })
+      .def("multiply",
+           [](Program& p, int x, int y, int gate) {
+             same_channels(p, x, y, true);
+             same_channels(p, gate, y, !value(p, gate).features());
+             p.add_multiply(x, y, gate);
+           })
+      .def("concat", concat)
+      .def("crop", crop)
+      .def("flatten",
+           [](Program& p, int x, int y) {
+             const engine::Value& from = value(p, x);
+             if (!value(p, y).features() ||
+                 from.channels * from.layout.height * from.layout.width != value(p, y).channels) {
+               throw std::invalid_argument("flatten: sizes do not agree");
+             }
+             p.add_flatten(x, y);
+           })
+      .def("softmax",
+           [](Program& p, int x, int y, bool log) {
+             same_channels(p, x, y, true);
+             if (!value(p, x).features()) throw std::invalid_argument("softmax: expected features");
+             p.add_softmax(x, y, log);
+           })
+      .def("finish",
+           [](Program& p, int input, int output) {
+             value(p, input);
+             value(p, output);
+             p.finish(input, output);
+           })
+      .def("run", run)
+      .def("describe", describe)
+      .def_property_readonly("constant_bytes", &Program::constant_bytes)
+      .def_property_readonly("arena_bytes", &Program::arena_bytes);
+}
+
+}  // namespace dynkern
