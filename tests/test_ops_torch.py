@@ -209,3 +209,19 @@ def test_unbatched_and_channels_last() -> None:
     y = ops.sliced_conv2d(x, weight)
     torch.testing.assert_close(ops.sliced_conv2d(x[0], weight), y[0])
     assert torch.equal(ops.sliced_conv2d(x.contiguous(memory_format=torch.channels_last), weight), y)
+
+
+def test_autocast_computes_in_the_weights_dtype() -> None:
+    x, weight, matrix = torch.randn(2, 4, 6, 6), torch.randn(8, 5, 3, 3), torch.randn(8, 5)
+    packed = ops.TernaryWeight.pack(weight.sign())
+    with torch.autocast("cpu", torch.bfloat16):
+        low = torch.nn.functional.conv2d(x, torch.randn(4, 4, 1, 1))
+        assert low.dtype == torch.bfloat16
+        for y in (
+            ops.sliced_conv2d(low, weight),
+            ops.ternary_conv2d(low, packed),
+            ops.sliced_linear(low[..., :5], matrix),
+            ops.ternary_linear(low[..., :5], ops.TernaryWeight.pack(matrix.sign())),
+        ):
+            assert y.dtype == torch.float32
+        torch.testing.assert_close(ops.sliced_conv2d(low, weight), ops.sliced_conv2d(low.float(), weight))

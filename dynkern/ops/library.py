@@ -35,6 +35,13 @@ def call(
     return reference(*args) if torch._C._are_functorch_transforms_active() else op(*args)
 
 
+def autocast(x: Any, dtype: torch.dtype) -> Any:
+    """``x`` in the weight's ``dtype`` where autocast is on: what runs before may have lowered it."""
+    if isinstance(x, Tensor) and x.dtype != dtype and torch.is_autocast_enabled(x.device.type):
+        return x.to(dtype)
+    return x
+
+
 def eager(*tensors: Tensor | None) -> bool:
     """True when native code may run on ``tensors`` at once: nothing is traced, transformed or differentiated."""
     if (

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dynkern import _C
 from dynkern.ops import arguments, shapes, slices
-from dynkern.ops.library import call, lib, native, taken
+from dynkern.ops.library import autocast, call, lib, native, taken
 from dynkern.ops.sliced_conv2d import reference
 
 lib.define(
@@ -61,6 +61,7 @@ def sliced_conv2d(
         arguments.check_tensor("x", x, None)
         arguments.check_tensor("weight", weight, 4)
     geometry = arguments.geometry(stride, padding, dilation, weight.shape[2:])
+    x = autocast(x, weight.dtype)
     if x.dim() == 3:
         return sliced_conv2d(
             x.unsqueeze(0), weight, bias, stride, padding, dilation, groups,

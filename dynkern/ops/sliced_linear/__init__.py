@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dynkern import _C
 from dynkern.ops import arguments, shapes, slices
-from dynkern.ops.library import call, lib, native, taken
+from dynkern.ops.library import autocast, call, lib, native, taken
 from dynkern.ops.sliced_linear import reference
 
 lib.define(
@@ -48,6 +48,8 @@ def sliced_linear(
     Raises:
         ValueError, TypeError: an argument has the wrong shape, dtype, device or range; the message names it.
     """
+    if isinstance(weight, Tensor):
+        x = autocast(x, weight.dtype)
     args = (x, weight, bias, out_features, in_index, out_index)
     op = torch.ops.dynkern.sliced_linear
     return call(op, (x, weight, bias), args, _run, _shape, reference.sliced_linear)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dynkern import _C
 from dynkern.ops import arguments, shapes
-from dynkern.ops.library import call, lib, native, taken
+from dynkern.ops.library import autocast, call, lib, native, taken
 from dynkern.ops.sliced_conv2d import backward as dense_backward
 from dynkern.ops.ternary_conv2d import reference
 from dynkern.ops.ternary_weight import TernaryWeight, check_packed, check_weight, lists_of, unpack
@@ -57,6 +57,7 @@ def ternary_conv2d(
     if not isinstance(x, Tensor):
         arguments.check_tensor("x", x, None)
     geometry = arguments.geometry(stride, padding, dilation, weight.shape[2:])
+    x = autocast(x, torch.float32)
     if x.dim() == 3:
         return ternary_conv2d(
             x.unsqueeze(0), weight, bias, stride, padding, dilation, groups,

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from dynkern import _C
 from dynkern.ops import arguments, shapes
-from dynkern.ops.library import call, lib, native, taken
+from dynkern.ops.library import autocast, call, lib, native, taken
 from dynkern.ops.sliced_linear import backward as dense_backward
 from dynkern.ops.ternary_linear import reference
 from dynkern.ops.ternary_weight import TernaryWeight, check_packed, check_weight, lists_of, unpack
@@ -49,6 +49,7 @@ def ternary_linear(
         ValueError, TypeError: an argument has the wrong shape, dtype, device or range; the message names it.
     """
     check_weight(weight, 2)
+    x = autocast(x, torch.float32)
     args = (x, weight.packed, weight.scale, bias, weight.shape[1], out_features, in_index, out_index)
     op = torch.ops.dynkern.ternary_linear
     return call(op, (x, weight.scale, bias), args, _run, _shape, reference.ternary_linear)
