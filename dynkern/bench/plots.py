@@ -1,0 +1,174 @@
+"""The two plots, drawn from results alone."""
+
+from __future__ import annotations
+
+import os
+import textwrap
+from collections.abc import Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from dynkern.bench.cases import counted
+from dynkern.bench.extras import need
+from dynkern.bench.panels import Panel, panels
+from dynkern.bench.peers import LABELS
+from dynkern.bench.report import big, caption, even_text
+from dynkern.bench.results import OURS, Results
+
+# Okabe and Ito's palette, which colour-blind readers can tell apart, with markers that do so without colour.
+STYLE = {
+    "dynkern": ("#0072B2", "o"),
+    "eager_sliced": ("#D55E00", "v"),
+    "eager_extracted": ("#E69F00", "s"),
+    "torch_dense": ("#E69F00", "s"),
+    "torch_sparse": ("#D55E00", "v"),
+    "torch_compile": ("#CC79A7", "D"),
+    "onnxruntime": ("#009E73", "^"),
+    "openvino": ("#56B4E9", "P"),
+}
+OTHER = ("#666666", "x")
+INK, FAINT = "#222222", "#767676"
+IDEAL = "ideal"
+TITLES = {
+    "width": ("Latency against width", "ideal: time proportional to MACs"),
+    "sparsity": ("Latency of ternary layers against zeros", "ideal: time proportional to nonzeros"),
+}
+# Inches: the axes of a panel, the gaps between them, and the margins around all of them.
+WIDE, TALL = 2.75, 1.85
+GAP_WIDE, GAP_TALL = 0.62, 0.95
+LEFT, RIGHT, TOP, BOTTOM = 0.75, 0.28, 1.2, 0.95
+
+
+def draw(results: Results, folder: str | os.PathLike[str]) -> list[Path]:
+    """Write ``width`` and ``sparsity`` as .png and .svg into ``folder``; a suite that was not run is left out.
+
+    Raises:
+        ImportError: matplotlib is missing.
+    """
+    need("matplotlib").use("agg")
+    plt = need("matplotlib.pyplot")
+    folder = Path(folder)
+    written = []
+    style = {"font.size": 9, "svg.hashsalt": "dynkern", "axes.spines.top": False, "axes.spines.right": False}
+    for suite in TITLES:
+        chosen = [panel for panel in panels(results.rows, suite) if panel.curves]
+        if not chosen:
+            continue
+        folder.mkdir(parents=True, exist_ok=True)
+        with plt.rc_context({**style, "axes.edgecolor": FAINT, "text.color": INK, "axes.labelcolor": INK}):
+            figure = _figure(plt, suite, chosen, caption(results))
+            for kind, options in (("png", {"dpi": 150}), ("svg", {"metadata": {"Date": None}})):
+                written.append(folder / f"{suite}.{kind}")
+                figure.savefig(written[-1], **options)
+            plt.close(figure)
+    return written
+
+
+def _figure(plt: Any, suite: str, chosen: Sequence[Panel], foot: str) -> Any:
+    rows = [list(group) for _, group in groupby(chosen, lambda panel: panel.case)]
+    columns = max(map(len, rows))
+    wide = LEFT + max(columns * WIDE + (columns - 1) * GAP_WIDE, 6.2) + RIGHT
+    tall = TOP + len(rows) * TALL + (len(rows) - 1) * GAP_TALL + BOTTOM
+    figure = plt.figure(figsize=(wide, tall))
+    grid = figure.subplots(len(rows), columns, squeeze=False)
+    figure.subplots_adjust(
+        left=LEFT / wide,
+        right=1 - RIGHT / wide,
+        bottom=BOTTOM / tall,
+        top=1 - TOP / tall,
+        wspace=GAP_WIDE / WIDE,
+        hspace=GAP_TALL / TALL,
+    )
+    handles: dict[str, Any] = {}
+    for row, line in zip(grid, rows, strict=True):
+        for axes in row[len(line) :]:
+            axes.set_visible(False)
+        for axes, panel in zip(row, line, strict=False):
+            handles |= _panel(axes, panel)
+        row[0].set_ylabel("time of one call")
+    figure.align_ylabels(grid[:, 0])
+    for axes in grid[-1]:
+        axes.set_xlabel("width (MACs per call)" if suite == "width" else "zeros among the weights (%)")
+    title, ideal = TITLES[suite]
+    figure.text(LEFT / wide, 1 - 0.12 / tall, title, fontsize=14, fontweight="bold", va="top")
+    order = [*(v for v in LABELS if v in handles), *(v for v in handles if v not in LABELS and v != IDEAL), IDEAL]
+    order = [variant for variant in order if variant in handles]
+    figure.legend(
+        [handles[variant] for variant in order],
+        [ideal if variant == IDEAL else LABELS.get(variant, variant) for variant in order],
+        loc="upper left",
+        bbox_to_anchor=((LEFT - 0.06) / wide, 1 - 0.4 / tall),
+        ncols=len(order) if wide > 12 else 4,
+        frameon=False,
+        borderaxespad=0,
+        columnspacing=1.6,
+        handlelength=2.2,
+    )
+    figure.text(LEFT / wide, 0.1 / tall, textwrap.fill(foot, int(17 * wide)), fontsize=7.5, color=FAINT, va="bottom")
+    return figure
+
+
+def _panel(axes: Any, panel: Panel) -> dict[str, Any]:
+    """Draw one panel; returns a line of each kind for the legend."""
+    handles: dict[str, Any] = {}
+    scale = 100 if panel.suite == "sparsity" else 1
+    ideal = panel.ideal()
+    if len(ideal) > 1:
+        (handles[IDEAL],) = axes.plot(
+            [scale * value for value, _ in ideal],
+            [seconds for _, seconds in ideal],
+            color=INK,
+            ls=(0, (4, 3)),
+            lw=1,
+            zorder=9,
+        )
+    # dynkern last, so that it lies on top.
+    for variant in sorted(panel.curves, key=lambda name: name == OURS):
+        curve = panel.curves[variant]
+        color, marker = STYLE.get(variant, OTHER)
+        x = [scale * row.value for row in curve]
+        low, mid, high = ([getattr(row, f"{q}_s") for row in curve] for q in ("p20", "median", "p80"))
+        axes.fill_between(x, low, high, color=color, alpha=0.2, lw=0)
+        bold = {"lw": 2.4, "ms": 5} if variant == OURS else {"lw": 1.3, "ms": 4}
+        (handles[variant],) = axes.plot(x, mid, color=color, marker=marker, **bold)
+    axes.set_yscale("log")
+    _ticks(axes, panel)
+    axes.grid(True, color="#E4E4E4", lw=0.6)
+    axes.set_axisbelow(True)
+    axes.set_title(panel.case, loc="left", fontsize=9.5, fontweight="bold", pad=16)
+    where = f"{counted(panel.batch, 'batch')}, {counted(panel.threads, 'thread')}"
+    axes.text(0, 1.025, where, transform=axes.transAxes, fontsize=8.5, color=FAINT, va="bottom")
+    if panel.suite == "sparsity":
+        _mark_even(axes, panel)
+    return handles
+
+
+def _ticks(axes: Any, panel: Panel) -> None:
+    ticker = need("matplotlib.ticker")
+    low, high = axes.get_ylim()
+    # Few decades leave room for more than their powers of ten.
+    subs = (1.0, 2.0, 5.0) if high / low < 150 else (1.0,)
+    axes.yaxis.set_major_locator(ticker.LogLocator(subs=subs))
+    axes.yaxis.set_minor_locator(ticker.NullLocator())
+    axes.yaxis.set_major_formatter(ticker.FuncFormatter(lambda seconds, _: _tick(seconds)))
+    axes.tick_params(length=2.5, color=FAINT, labelsize=8)
+    if panel.suite == "sparsity":
+        axes.set_xlim(-3, 101)
+        axes.set_xticks([0, 20, 40, 60, 80, 100])
+        return
+    at = {row.value: row.macs for curve in panel.curves.values() for row in curve}
+    axes.set_xticks(list(at), [f"{value:g}\n{big(macs)}" for value, macs in at.items()])
+
+
+def _tick(seconds: float) -> str:
+    unit, scale = ("s", 1.0) if seconds >= 0.9995 else ("ms", 1e3) if seconds >= 0.9995e-3 else ("µs", 1e6)
+    return f"{seconds * scale:g} {unit}"
+
+
+def _mark_even(axes: Any, panel: Panel) -> None:
+    even = panel.break_even()
+    if even is not None and even > 0:
+        axes.axvline(100 * even, color=INK, lw=0.8, ls=":")
+    text = even_text(even)
+    axes.text(1, 1.025, text, transform=axes.transAxes, fontsize=8.5, ha="right", va="bottom")

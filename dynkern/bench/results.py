@@ -1,0 +1,129 @@
+"""The file that a run writes and that tables and plots are drawn from."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+SCHEMA = 1
+SUITES = ("width", "sparsity", "real")
+STATUSES = ("ok", "wrong", "failed")
+# The variant that everything is compared with.
+OURS = "dynkern"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One variant at one point.
+
+    Attributes:
+        suite: ``"width"``, ``"sparsity"`` or ``"real"``.
+        case: the network or layer.
+        value: the width ratio, or the share of weights that are zero.
+        batch: inputs per call.
+        threads: threads used.
+        macs: multiply-accumulates of one call that a sub-net, or the weights that are not zero, need.
+        dense_macs: those of the full network, or with every weight.
+        variant: what ran.
+        status: ``"ok"``; ``"wrong"`` (outputs differ from the reference: no time is given); ``"failed"``.
+        reason: why the status is not ``"ok"``.
+        error: largest difference from the float64 reference, relative (to the largest output of a network, or to the
+            sum of magnitudes behind each output of a layer).
+        tolerance: what ``error`` may be: the unit round-off times the number of terms summed.
+        median_s, p20_s, p80_s: seconds per call.
+        rounds: samples taken.
+        calls: calls per sample.
+        speedup: how many times faster than each other variant at this point (median over the rounds).
+    """
+
+    suite: str
+    case: str
+    value: float
+    batch: int
+    threads: int
+    macs: int
+    dense_macs: int
+    variant: str
+    status: str
+    reason: str | None = None
+    error: float | None = None
+    tolerance: float | None = None
+    median_s: float | None = None
+    p20_s: float | None = None
+    p80_s: float | None = None
+    rounds: int = 0
+    calls: int = 0
+    speedup: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.suite not in SUITES or self.status not in STATUSES:
+            raise ValueError(f"suite, status: expected of {SUITES} and {STATUSES}, got {self.suite!r}, {self.status!r}")
+        if (self.status == "ok") != (self.median_s is not None):
+            raise ValueError(
+                f"median_s: expected a time exactly where status is 'ok', got {self.median_s!r}, {self.status!r}"
+            )
+
+
+@dataclass(frozen=True)
+class Results:
+    """One run.
+
+    Attributes:
+        machine: ``cpu``, ``cores``, ``isa``, ``system``.
+        versions: of every package that took part.
+        commit: of dynkern, or None.
+        date: UTC, ISO 8601.
+        left_out: baselines that were not measured, or not everywhere, and why.
+        rows: every variant at every point.
+        accuracy: of a run on real images: the share of right answers of each variant, and how far they differ.
+    """
+
+    machine: Mapping[str, Any]
+    versions: Mapping[str, str]
+    commit: str | None
+    date: str
+    left_out: Mapping[str, str]
+    rows: tuple[Row, ...]
+    accuracy: Mapping[str, float] = field(default_factory=dict)
+
+
+def write(results: Results, path: str | os.PathLike[str]) -> Path:
+    """Write ``results`` as JSON, one line per row; the file is there whole or not at all."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = {"schema": SCHEMA, **dataclasses.asdict(results)}
+    rows = ",\n".join(f"  {json.dumps(row, allow_nan=False)}" for row in content.pop("rows"))
+    head = json.dumps(content, indent=1, allow_nan=False).removesuffix("\n}")
+    text = f'{head},\n "rows": [\n{rows}\n ]\n}}'
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        temporary.write_text(text + "\n")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
+
+
+def read(path: str | os.PathLike[str]) -> Results:
+    """Read what :func:`write` wrote.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: the file is no such file, or of another schema.
+    """
+    try:
+        content = json.loads(Path(path).read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: expected JSON, got something else: {error}") from error
+    schema = content.pop("schema", None) if isinstance(content, dict) else None
+    if schema != SCHEMA:
+        raise ValueError(f"{path}: expected results of schema {SCHEMA}, got {schema!r}")
+    try:
+        return Results(**{**content, "rows": tuple(Row(**row) for row in content["rows"])})
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{path}: expected the fields of schema {SCHEMA}: {error}") from error

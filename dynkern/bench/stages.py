@@ -1,0 +1,210 @@
+"""What stands on the stage while a case is measured: its networks and weights, its inputs, and the right answers."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dynkern import models, ops
+from dynkern.bench import peers
+from dynkern.bench.cases import Point, TernaryCase, WidthCase
+from dynkern.bench.peers import Call, Choice, Subject
+from dynkern.bench.results import OURS
+from dynkern.count import count
+from dynkern.nn.packed import PackedTernaryConv2d, PackedTernaryLinear
+from dynkern.nn.selection import Key
+from dynkern.subnets import calibrate_bn, extract, select, slim
+
+EPS = torch.finfo(torch.float32).eps
+# Images that give the batch norms of random networks statistics, so that activations neither vanish nor explode.
+CALIBRATION = (8, 64)
+
+Build = Callable[[], Call]
+
+
+@dataclass(frozen=True)
+class Task:
+    """One point, ready to be run.
+
+    Attributes:
+        variants: by name, what prepares each of them.
+        error: how far an output is from the right one.
+        tolerance: what that may be.
+        macs, dense_macs: see :class:`dynkern.bench.results.Row`.
+    """
+
+    variants: Mapping[str, Build]
+    error: Callable[[Tensor], float]
+    tolerance: float
+    macs: int
+    dense_macs: int
+
+
+class WidthStage:
+    """A network with random weights at every width, and its plain twins."""
+
+    def __init__(self, case: WidthCase, choice: Choice) -> None:
+        self.case, self.choice = case, choice
+        with _seeded():
+            model = models.build(case.model).eval()
+            self.shape = models.MODELS[case.model].input_shape
+            self.net = slim(model, subnets=case.values)
+            images, side = CALIBRATION
+            channels, height, width = self.shape
+            batch = torch.randn(images, channels, min(height, side), min(width, side))
+            calibrate_bn(self.net, [batch], subnets=case.values)
+        self.net.eval()
+        self.plain = cache(self._plain)
+        self.inputs = cache(self._inputs)
+        self.subject = cache(self._subject)
+        self.reference = cache(self._reference)
+        counted = count(self.net, (1, *self.shape))
+        self.macs: dict[Key, int] = {key: c.macs for key, c in counted.items()} if isinstance(counted, dict) else {}
+
+    def task(self, point: Point) -> Task:
+        """All that runs at ``point``."""
+        plain, x = self.plain(point.value), self.inputs(point.batch)
+        subject, reference = self.subject(point.value, point.batch), self.reference(point.value, point.batch)
+        variants: dict[str, Build] = {
+            OURS: lambda: self._ours(point),
+            "eager_sliced": lambda: peers.eager(Subject(peers.sliced_twin(self.net, plain), x), point.threads),
+            "eager_extracted": lambda: peers.eager(subject, point.threads),
+        }
+        for peer in self.choice.wanted:
+            if self.choice.everywhere or peer.variant != "torch_compile" or self._affords_compiling(point):
+                variants[peer.variant] = lambda peer=peer: peer.build(subject, point.threads)  # type: ignore[misc]
+        return Task(
+            variants,
+            network_error(reference),
+            network_tolerance(plain),
+            point.batch * self.macs[point.value],
+            point.batch * self.macs[max(self.macs)],
+        )
+
+    def _ours(self, point: Point) -> Call:
+        select(self.net, point.value)
+        return peers.eager(Subject(self.net, self.inputs(point.batch)), point.threads)
+
+    def _affords_compiling(self, point: Point) -> bool:
+        return point.value in self.case.compiled and point.batch == min(self.case.batches) and point.threads == 1
+
+    def _plain(self, width: float) -> nn.Module:
+        return extract(self.net, width).eval()
+
+    def _inputs(self, batch: int) -> Tensor:
+        return _random(batch, *self.shape)
+
+    def _subject(self, width: float, batch: int) -> Subject:
+        return Subject(self.plain(width), self.inputs(batch))
+
+    def _reference(self, width: float, batch: int) -> Tensor:
+        return double(self.plain(width), self.inputs(batch))
+
+
+class TernaryStage:
+    """A layer with random ternary weights at every share of zeros."""
+
+    def __init__(self, case: TernaryCase, choice: Choice) -> None:
+        self.case, self.choice = case, choice
+        self.signs = cache(self._signs)
+        self.packed = cache(self._packed)
+        self.inputs = cache(self._inputs)
+        self.reference = cache(self._reference)
+
+    def task(self, point: Point) -> Task:
+        """All that runs at ``point``."""
+        signs, x = self.signs(point.value), self.inputs(point.batch)
+        reference, scale = self.reference(point.value, point.batch)
+        subject = Subject(_plain_layer(signs.float()), x)
+        variants: dict[str, Build] = {
+            OURS: lambda: peers.eager(Subject(self.packed(point.value), x), point.threads),
+            "torch_dense": lambda: peers.eager(subject, point.threads),
+        }
+        if self.case.size is None:
+            variants["torch_sparse"] = lambda: peers.sparse(subject, point.threads)
+        for peer in self.choice.wanted:
+            if self.choice.everywhere or (peer.variant != "torch_compile" and point.value in self.case.dense_peers):
+                variants[peer.variant] = lambda peer=peer: peer.build(subject, point.threads)  # type: ignore[misc]
+        per_weight = point.batch * (1 if self.case.size is None else self.case.size**2)
+        return Task(
+            variants,
+            lambda y: float(((y.double() - reference).abs() / scale.clamp_min(1e-300)).max()),
+            EPS * signs[0].numel(),
+            per_weight * int(signs.count_nonzero()),
+            per_weight * signs.numel(),
+        )
+
+    def _packed(self, zeros: float) -> nn.Module:
+        weight = ops.TernaryWeight.pack(self.signs(zeros))
+        return PackedTernaryLinear(weight) if self.case.size is None else PackedTernaryConv2d(weight, padding=1)
+
+    def _inputs(self, batch: int) -> Tensor:
+        return _random(batch, *self.case.input_shape)
+
+    def _reference(self, zeros: float, batch: int) -> tuple[Tensor, Tensor]:
+        """The right outputs, and what rounding is relative to: the sum of the magnitudes behind each of them."""
+        x, weight = self.inputs(batch).double(), self.signs(zeros).double()
+        return self._dense(x, weight), self._dense(x.abs(), weight.abs())
+
+    def _dense(self, x: Tensor, weight: Tensor) -> Tensor:
+        return F.linear(x, weight) if self.case.size is None else F.conv2d(x, weight, padding=1)
+
+    def _signs(self, zeros: float) -> Tensor:
+        """int8, with just that share of zeros in random places, and as many +1 as -1 on average."""
+        generator = torch.Generator().manual_seed(round(1000 * zeros))
+        shape = torch.Size(self.case.weight_shape)
+        signs = torch.randint(0, 2, (shape.numel(),), generator=generator, dtype=torch.int8) * 2 - 1
+        signs[torch.randperm(shape.numel(), generator=generator)[: round(zeros * shape.numel())]] = 0
+        return signs.reshape(shape)
+
+
+def _plain_layer(weight: Tensor) -> nn.Module:
+    """The dense layer with ``weight``, without bias; a convolution is 3x3 with padding 1."""
+    layer: nn.Conv2d | nn.Linear
+    if weight.dim() == 2:
+        layer = nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
+    else:
+        layer = nn.Conv2d(weight.shape[1], weight.shape[0], 3, padding=1, bias=False, device="meta")
+    layer.weight = nn.Parameter(weight, requires_grad=False)
+    return layer.eval()
+
+
+def double(net: nn.Module, x: Tensor) -> Tensor:
+    """What ``net`` gives in float64, without gradients."""
+    with torch.no_grad():
+        return copy.deepcopy(net).double()(x.double())
+
+
+def network_error(reference: Tensor) -> Callable[[Tensor], float]:
+    """Gives the largest difference of an output from ``reference``, relative to the largest of ``reference``."""
+    scale = float(reference.abs().max())
+    return lambda y: float((y.double() - reference).abs().max()) / scale
+
+
+def network_tolerance(plain: nn.Module) -> float:
+    """The unit round-off times the products summed on the way to an output.
+
+    Each layer adds its own K eps to the relative error, to first order and at worst; batch norm keeps the layers in
+    between from magnifying it.
+    """
+    layers = (module for module in plain.modules() if isinstance(module, (nn.Conv2d, nn.Linear)))
+    return EPS * sum(layer.weight[0].numel() for layer in layers)
+
+
+def _random(*shape: int) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(1))
+
+
+@contextmanager
+def _seeded() -> Iterator[None]:
+    """The same random weights in every run, without touching the caller's generator."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        yield

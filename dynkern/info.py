@@ -1,0 +1,96 @@
+"""What dynkern found on this machine and what it uses."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+import dynkern
+from dynkern import _C
+
+
+@dataclass(frozen=True)
+class Info:
+    """What :func:`info` found.
+
+    Attributes:
+        versions: of dynkern, python, torch and numpy.
+        isa: the instruction set whose kernels run (``DYNKERN_ISA`` forces one before the first import).
+        isas: all that this build holds and this CPU has, the best last.
+        kernels: the native kernels, each there for all of ``isas``.
+        threads: how many threads PyTorch, and with it dynkern, uses.
+        cuda: the name of the first CUDA device, or None.
+        cuda_why_not: why there is no CUDA device; None where there is one.
+        triton: the version of Triton, or None where it is not installed.
+    """
+
+    versions: Mapping[str, str]
+    isa: str
+    isas: tuple[str, ...]
+    kernels: tuple[str, ...]
+    threads: int
+    cuda: str | None
+    cuda_why_not: str | None
+    triton: str | None
+
+    def __str__(self) -> str:
+        version = self.versions
+        lines = [
+            ("dynkern", version["dynkern"]),
+            ("torch", f"{version['torch']} (numpy {version['numpy']}, Python {version['python']})"),
+            ("ISA", f"{self.isa} (available: {', '.join(self.isas)}; DYNKERN_ISA forces one)"),
+            ("kernels", ", ".join(self.kernels)),
+            ("threads", str(self.threads)),
+            ("CUDA", self.cuda or f"no: {self.cuda_why_not}"),
+            ("Triton", self.triton or "no: not installed (pip install 'dynkern[triton]')"),
+        ]
+        width = max(len(name) for name, _ in lines)
+        return "\n".join(f"{name:<{width}}  {value}" for name, value in lines)
+
+
+def info() -> Info:
+    """The versions, instruction sets, kernels and devices that dynkern works with here; ``print`` shows them."""
+    device, why_not = _cuda()
+    return Info(
+        versions={
+            "dynkern": dynkern.__version__,
+            "python": platform.python_version(),
+            "torch": str(torch.__version__),
+            "numpy": np.__version__,
+        },
+        isa=_C.isa(),
+        isas=tuple(_C.isas()),
+        kernels=tuple(_C.kernels()),
+        threads=torch.get_num_threads(),
+        cuda=device,
+        cuda_why_not=why_not,
+        triton=_version("triton"),
+    )
+
+
+def _cuda() -> tuple[str | None, str | None]:
+    """The first CUDA device, or why there is none."""
+    if torch.version.cuda is None:
+        return None, "this build of torch has no CUDA"
+    try:
+        torch.cuda.init()
+        return torch.cuda.get_device_name(0), None
+    # Whatever the driver says is the answer that is asked for.
+    except (RuntimeError, AssertionError) as error:
+        return None, str(error).strip().partition("\n")[0] or type(error).__name__
+
+
+def _version(package: str) -> str | None:
+    """The version of an installed package, without importing it."""
+    if importlib.util.find_spec(package) is None:
+        return None
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown version"

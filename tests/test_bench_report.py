@@ -1,0 +1,249 @@
+"""What the benchmark gives: the results file, tables, plots, and facts about the machine."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from dynkern.bench import plots, report, results
+from dynkern.bench.machine import _quota, commit, cores, cpu_model, facts
+from dynkern.bench.panels import break_even, panels
+from dynkern.bench.results import Results, Row
+
+image = pytest.importorskip("PIL.Image")
+pytest.importorskip("matplotlib")
+console = pytest.importorskip("rich.console")
+
+
+def made_results() -> Results:
+    """Both suites, two panels each, with a loss, a failure, a gap, and a baseline at one point only."""
+    rows = []
+    for threads_ in (1, 2):
+        for value in (0.25, 0.5, 1.0):
+            at = {"suite": "width", "case": "Net", "value": value, "batch": 4, "threads": threads_}
+            at |= {"macs": int(1e6 * value**2), "dense_macs": 10**6}
+            rows += timed(at, {"dynkern": 1e-3 * value, "eager_extracted": 2e-3, "openvino": 4e-4})
+        for value in (0.0, 0.5, 0.9):
+            at = {"suite": "sparsity", "case": "layer", "value": value, "batch": 1, "threads": threads_}
+            at |= {"macs": int(1e6 * (1 - value)), "dense_macs": 10**6}
+            rows += timed(at, {"dynkern": 2e-4 * (1.05 - value), "torch_dense": 1e-4})
+    rows[1] = dataclasses.replace(
+        rows[1], status="failed", reason="RuntimeError: no", median_s=None, p20_s=None, p80_s=None, speedup={}
+    )
+    return Results(
+        machine={"cpu": "A CPU", "cores": 2, "isa": "avx2", "system": "Linux x86_64"},
+        versions={"dynkern": "0.1.0", "torch": "2.13.0", "openvino": "2026.4", "triton": "3.5"},
+        commit="abc123",
+        date="2026-01-02T03:04:05+00:00",
+        left_out={"onnxruntime": "onnxruntime is not installed"},
+        rows=tuple(rows),
+    )
+
+
+def timed(at: dict, seconds: dict[str, float]) -> list[Row]:
+    return [
+        Row(
+            **at,
+            variant=name,
+            status="ok",
+            error=1e-7,
+            tolerance=1e-5,
+            median_s=s,
+            p20_s=0.9 * s,
+            p80_s=1.1 * s,
+            rounds=5,
+            calls=2,
+            speedup={other: t / s for other, t in seconds.items() if other != name},
+        )
+        for name, s in seconds.items()
+    ]
+
+
+def test_results_survive_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "results.json"
+    assert results.write(made_results(), path) == path
+    assert results.read(path) == made_results()
+    assert [file.name for file in path.parent.iterdir()] == ["results.json"]
+    assert json.loads(path.read_text())["schema"] == results.SCHEMA
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
+    path = results.write(made_results(), tmp_path / "results.json")
+    old = path.read_text()
+    with pytest.raises(ValueError, match="nan"):
+        results.write(dataclasses.replace(made_results(), accuracy={"plain": math.nan}), path)
+    assert path.read_text() == old
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c: c.update(schema=99), "schema 1, got 99"),
+        (lambda c: c.pop("schema"), "got None"),
+        (lambda c: c.pop("machine"), "machine"),
+        (lambda c: c.update(color="blue"), "color"),
+        (lambda c: c.pop("rows"), "rows"),
+        (lambda c: c["rows"][0].pop("variant"), "variant"),
+        (lambda c: c["rows"][0].update(status="fine"), "status"),
+        (lambda c: c["rows"][0].update(suite="depth"), "suite"),
+        (lambda c: c["rows"][0].update(median_s=None), "median_s"),
+        (lambda c: c.update(rows=3), "iterable"),
+    ],
+)
+def test_a_foreign_results_file_is_refused(tmp_path: Path, change: Callable, message: str) -> None:
+    path = results.write(made_results(), tmp_path / "results.json")
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=message):
+        results.read(path)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1, 2]", "null", '"results"'])
+def test_a_results_file_that_is_something_else_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "x.json").write_text(text)
+    with pytest.raises(ValueError, match=r"x\.json: expected"):
+        results.read(tmp_path / "x.json")
+
+
+@pytest.mark.parametrize(
+    ("points", "expected"),
+    [
+        ([(0.0, 2.0), (0.5, 3.0)], 0.0),
+        ([(0.2, 2.0), (0.5, 3.0)], 0.2),
+        ([(0.0, 0.5), (0.9, 0.9)], None),
+        ([(0.0, 2.0), (0.5, 0.5)], None),
+        ([(0.0, 0.5), (0.8, 2.0)], 0.4),
+        ([(0.0, 0.25), (0.6, 2.0)], 0.4),
+        ([(0.0, 2.0), (0.4, 0.5), (0.8, 2.0)], 0.6),
+        ([(0.0, 0.5), (0.5, 1.0)], 0.5),
+        ([], None),
+    ],
+)
+def test_break_even_is_where_the_ratio_passes_one_for_good(
+    points: list[tuple[float, float]], expected: float | None
+) -> None:
+    assert break_even(points) == (None if expected is None else pytest.approx(expected))
+
+
+def test_ideal_line_is_proportional_to_the_macs_left() -> None:
+    width, _ = panels(made_results().rows, "width")
+    assert width.ideal() == [pytest.approx(p) for p in ((0.25, 1e-3 / 16), (0.5, 1e-3 / 4), (1.0, 1e-3))]
+    layer, _ = panels(made_results().rows, "sparsity")
+    assert layer.ideal() == [pytest.approx(p, rel=1e-5) for p in ((0.0, 2.1e-4), (0.5, 1.05e-4), (0.9, 2.1e-5))]
+    # 2 (1.05 - value) passes 1 between 0.5 and 0.9; the interpolation is in the logarithm.
+    assert layer.break_even() == pytest.approx(0.5 + 0.4 * math.log(1.1) / math.log(1.1 / 0.3))
+
+
+def test_plots_are_drawn_from_the_file_alone(tmp_path: Path) -> None:
+    found = results.read(results.write(made_results(), tmp_path / "results.json"))
+    written = plots.draw(found, tmp_path / "plots")
+    assert [path.name for path in written] == ["width.png", "width.svg", "sparsity.png", "sparsity.svg"]
+    for path in written:
+        if path.suffix == ".png":
+            with image.open(path) as png:
+                wide, tall = png.size
+                assert 900 < wide < 4000
+                assert 400 < tall < 4000
+                colours = {colour for _, colour in png.convert("RGB").getcolors(wide * tall)}
+            # dynkern's line is there, in its own colour.
+            assert (0x00, 0x72, 0xB2) in colours
+        else:
+            assert path.read_text().rstrip().endswith("</svg>")
+    again = plots.draw(found, tmp_path / "again")
+    assert all(a.read_bytes() == b.read_bytes() for a, b in zip(written, again, strict=True))
+
+
+def test_a_suite_that_was_not_run_is_not_drawn(tmp_path: Path) -> None:
+    rows = tuple(row for row in made_results().rows if row.suite == "sparsity")
+    written = plots.draw(dataclasses.replace(made_results(), rows=rows), tmp_path)
+    assert {path.stem for path in written} == {"sparsity"}
+    assert plots.draw(dataclasses.replace(made_results(), rows=()), tmp_path / "none") == []
+    assert not (tmp_path / "none").exists()
+
+
+def shown(found: Results) -> str:
+    out = console.Console(width=200, record=True, file=io.StringIO())
+    report.show(found, out)
+    text: str = out.export_text()
+    return text
+
+
+def test_tables_show_losses_failures_and_what_is_absent() -> None:
+    text = shown(made_results())
+    assert (
+        "A CPU, 2 cores, avx2 · 1 and 2 threads · dynkern 0.1.0 (commit abc123) · torch 2.13.0 · openvino 2026.4"
+        in text
+    )
+    # Not a version that nothing here ran with.
+    assert "triton" not in text
+    assert "FAILED" in text
+    assert "eager, extracted: failed at Net, 0.25: RuntimeError: no" in text
+    assert "ONNX Runtime: onnxruntime is not installed." in text
+    assert "(0.40x)" in text
+    assert "(2.00x)" in text
+    assert text.count("Net, batch 4, ") == 2
+    assert "break-even 53% against dense torch" in text
+
+
+def test_table_of_real_images_shows_the_accuracy() -> None:
+    accuracy = {
+        "images": 10_000,
+        "plain": 0.8103,
+        "dynkern": 0.8102,
+        "agree": 0.9999,
+        "difference": 2e-5,
+        "largest": 38.0,
+    }
+    text = shown(dataclasses.replace(made_results(), accuracy=accuracy))
+    assert "10,000 test images: PyTorch 81.03%, dynkern 81.02%" in text
+    assert "2.0e-05" in text
+    assert "9,999 of 10,000" in text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (2.5e-6, "2.50 us"),
+        (9.996e-6, "10.0 us"),
+        (99.96e-6, "100 us"),
+        (9.996e-4, "1.00 ms"),
+        (0.0123, "12.3 ms"),
+        (2, "2.00 s"),
+    ],
+)
+def test_durations_have_three_digits(seconds: float, text: str) -> None:
+    assert report.duration(seconds) == text
+
+
+def test_facts_name_machine_versions_and_date(tmp_path: Path) -> None:
+    found = facts()
+    assert {"cpu", "cores", "isa", "system"} == set(found["machine"])
+    assert {"dynkern", "torch", "numpy", "python"} <= set(found["versions"])
+    assert found["date"].endswith("+00:00")
+    assert cores() >= 1
+    (tmp_path / "cpuinfo").write_text("processor\t: 0\nmodel name\t: Some  CPU @ 2.00GHz\n")
+    assert cpu_model(tmp_path / "cpuinfo") == "Some CPU @ 2.00GHz"
+    assert cpu_model(tmp_path / "none")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"), [("max 100000", None), ("150000 100000", 2), ("50000 100000", 1), ("?", None)]
+)
+def test_quota_of_the_control_group(tmp_path: Path, text: str, expected: int | None) -> None:
+    (tmp_path / "cpu.max").write_text(text)
+    assert _quota(tmp_path / "cpu.max") == expected
+    assert _quota(tmp_path / "none") is None
+
+
+def test_no_commit_outside_a_checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("dynkern.__file__", str(tmp_path / "site" / "dynkern" / "__init__.py"))
+    assert commit() is None
