@@ -107,6 +107,13 @@ void Program::assign_slots() {
       }
     }
   }
+  // A slot is asked for with room for all its values, so that it does not move while a call runs.
+  std::map<std::pair<size_t, size_t>, int> most;
+  for (size_t v = 0; v < values_.size(); ++v) {
+    int& channels = most[{layout_ids_[v], slots_[v]}];
+    channels = std::max(channels, values_[v].channels);
+  }
+  for (size_t v = 0; v < values_.size(); ++v) slot_channels_.push_back(most[{layout_ids_[v], slots_[v]}]);
 }
 
 const int32_t* Program::mask(const Layout& layout) {
@@ -141,7 +148,8 @@ int64_t Program::arena_bytes() const {
 void Program::resolve(Arena& arena, float** values) const {
   for (size_t v = 0; v < values_.size(); ++v) {
     const Value& value = values_[v];
-    values[v] = arena.slot(layout_ids_[v], value.layout, slots_[v], value.channels) + value.layout.origin();
+    values[v] =
+        arena.slot(layout_ids_[v], value.layout, slots_[v], slot_channels_[v]) + value.layout.origin();
   }
 }
 

@@ -90,6 +90,7 @@ class Program {
   std::vector<Maker> makers_;
   std::vector<std::unique_ptr<Step>> steps_;
   std::vector<size_t> layout_ids_, slots_;  // of each value
+  std::vector<int> slot_channels_;          // that its slot has room for
   std::map<std::pair<int, int>, std::vector<int32_t>> masks_;
   int input_ = -1, output_ = -1;
   int64_t scratch_floats_ = 0;
