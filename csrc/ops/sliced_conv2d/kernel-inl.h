@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // O output channels by V vectors of pixels stay in registers over the whole reduction.
 
+constexpr int kMostVectors = 8;
+
 template <int O, int V, bool kOneTap>
 inline void conv_tile(const SlicedConv2d& a, int64_t first_output, PixelTile tile) {
   const float* weight[O];
@@ -38,30 +40,61 @@ void conv_outputs(const SlicedConv2d& a, int64_t first_output, PixelTile tile) {
   }
 }
 
+// Vectors of pixels in a tile of that many outputs: as many as the registers hold, with one for the weight.
+constexpr int conv_vectors(int outputs) {
+  const int most = (kRegisters - 1) / (outputs + 1);
+  return most < kMostVectors ? most : kMostVectors;
+}
+
 using ConvTile = void (*)(const SlicedConv2d&, int64_t, PixelTile);
 
-// The tile of `outputs` channels and V vectors; only sizes up to kOutputs are asked for.
+template <int O, int V>
+constexpr ConvTile conv_tile_of() {
+  if constexpr (O <= kOutputs && V <= conv_vectors(O)) {
+    return conv_outputs<O, V>;
+  } else {
+    return nullptr;
+  }
+}
+
 template <int V>
-ConvTile conv_tile_of(int64_t outputs) {
-  static constexpr ConvTile kTiles[] = {conv_outputs<1, V>, conv_outputs<2, V>, conv_outputs<3, V>,
-                                        conv_outputs<4, V>, conv_outputs<5, V>, conv_outputs<6, V>};
+ConvTile conv_tile_for(int64_t outputs) {
+  static constexpr ConvTile kTiles[] = {conv_tile_of<1, V>(), conv_tile_of<2, V>(), conv_tile_of<3, V>(),
+                                        conv_tile_of<4, V>(), conv_tile_of<5, V>(), conv_tile_of<6, V>()};
   static_assert(kOutputs <= sizeof kTiles / sizeof *kTiles);
   return kTiles[outputs - 1];
 }
 
+// Into how many blocks the outputs are cut, evenly: as makes the fewest tiles, each of which has a start and
+// an end to pay.
+inline int64_t conv_blocks(int64_t outputs, int64_t vectors) {
+  int64_t best = 0, fewest = 0;
+  for (int size = kOutputs; size >= 1; --size) {
+    const int64_t blocks = (outputs + size - 1) / size;
+    const int most = conv_vectors(static_cast<int>((outputs + blocks - 1) / blocks));
+    const int64_t tiles = blocks * ((vectors + most - 1) / most);
+    if (best == 0 || tiles < fewest) {
+      best = blocks;
+      fewest = tiles;
+    }
+  }
+  return best;
+}
+
 void sliced_conv2d(const SlicedConv2d& a) {
-  static constexpr ConvTile (*kOfVectors[])(int64_t) = {conv_tile_of<1>, conv_tile_of<2>, conv_tile_of<3>,
-                                                        conv_tile_of<4>};
-  static_assert(kVectors <= sizeof kOfVectors / sizeof *kOfVectors);
-  const PixelTiles tiles(a.out, kVectors);
-  const int64_t blocks = (a.outputs + kOutputs - 1) / kOutputs;
+  static constexpr ConvTile (*kForVectors[])(int64_t) = {conv_tile_for<1>, conv_tile_for<2>, conv_tile_for<3>,
+                                                         conv_tile_for<4>, conv_tile_for<5>, conv_tile_for<6>,
+                                                         conv_tile_for<7>, conv_tile_for<8>};
+  static_assert(kMostVectors <= sizeof kForVectors / sizeof *kForVectors);
+  const int64_t blocks = conv_blocks(a.outputs, PixelTiles(a.out, 1).vectors);
+  const PixelTiles tiles(a.out, conv_vectors(static_cast<int>((a.outputs + blocks - 1) / blocks)));
   // Pixels outside, outputs inside: the inputs of a tile stay in the first-level cache while the weights
   // stream by.
   for (int64_t i = 0; i < tiles.tiles; ++i) {
     const PixelTile tile = tiles[i];
     for (int64_t b = 0; b < blocks; ++b) {
-      int64_t begin = b * a.outputs / blocks, end = (b + 1) * a.outputs / blocks;
-      kOfVectors[tile.vectors - 1](end - begin)(a, begin, tile);
+      const int64_t begin = b * a.outputs / blocks, end = (b + 1) * a.outputs / blocks;
+      kForVectors[tile.vectors - 1](end - begin)(a, begin, tile);
     }
   }
 }
