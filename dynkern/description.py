@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
-import math
-from collections.abc import Iterator
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any, TypeVar
 
@@ -13,9 +12,9 @@ from torch import nn
 
 from dynkern.nn.dynamic import SlicedModule
 from dynkern.nn.packed import PackedTernary
-from dynkern.nn.selection import Key, Selection, Slice
+from dynkern.nn.selection import Key, Selection
 from dynkern.nn.ternary import TernaryModule
-from dynkern.subnets import SubNet, revert, slim
+from dynkern.subnets import SubNet, made, revert, slim
 from dynkern.subnets.switch import ROOT
 from dynkern.ternary.growth import Growth
 
@@ -36,27 +35,20 @@ class Slim:
 
     @classmethod
     def of(cls, net: nn.Module) -> Slim:
-        """That of a slim network. Only the outcome is kept there, so the arguments that lead to it are found anew."""
-        selection: Selection = getattr(net, ROOT)
-        outcome = _slices(net, selection)
-        specs = [key if isinstance(key, float) else SubNet(key, _channels(net, outcome, key)) for key in selection.keys]
-        plain = revert(twin(net))
-        for divisor in _divisors(net, outcome):
-            slim(plain, specs, divisor)
-            if _entries(outcome) == _entries(_slices(plain, getattr(plain, ROOT))):
-                texts = [spec.to_json() if isinstance(spec, SubNet) else spec for spec in specs]
-                return cls(texts, divisor, selection.current)
-            revert(plain)
-        raise ValueError("net: its sub-nets are not what dynkern.slim makes of it, so a file cannot describe them")
+        """That of a slim network; ``ValueError`` if it is no longer as :func:`dynkern.slim` left it."""
+        subnets, divisor = made(net)
+        if not _is_slim_by(net, subnets, divisor):
+            raise ValueError("net: its sub-nets are not what dynkern.slim makes of it, so a file cannot describe them")
+        texts = [spec.to_json() if isinstance(spec, SubNet) else spec for spec in subnets]
+        return cls(texts, divisor, getattr(net, ROOT).current)
 
     def make(self, net: nn.Module) -> None:
         """Make ``net`` slim, or check that it is slim in this way; then select the sub-net."""
+        subnets = [SubNet.from_json(s) if isinstance(s, str) else s for s in self.subnets]
         if ROOT not in vars(net):
-            slim(net, [SubNet.from_json(s) if isinstance(s, str) else s for s in self.subnets], self.divisor)
-        else:
-            known = Slim.of(net)
-            if (known.subnets, known.divisor) != (self.subnets, self.divisor):
-                raise ValueError("the model is slim already, with other sub-nets than those of the file")
+            slim(net, subnets, self.divisor)
+        elif not _is_slim_by(net, subnets, self.divisor):
+            raise ValueError("the model is slim already, with other sub-nets than those of the file")
         getattr(net, ROOT).select(self.current)
 
 
@@ -110,33 +102,19 @@ def twin(net: M) -> M:
     return copy.deepcopy(net, {id(t): t for t in (*net.parameters(), *net.buffers())})
 
 
-def _slices(net: nn.Module, selection: Selection) -> dict[str, dict[Key, Slice]]:
-    modules = net.named_modules()
-    return {n: dict(m.slices) for n, m in modules if isinstance(m, SlicedModule) and m.selection is selection}
+def _is_slim_by(net: nn.Module, subnets: Iterable[float | SubNet], divisor: int) -> bool:
+    """True if the sub-nets of ``net`` have the channels that :func:`dynkern.slim` chooses for these arguments."""
+    return _channels(slim(revert(twin(net)), subnets, divisor)) == _channels(net)
 
 
-def _channels(net: nn.Module, outcome: dict[str, dict[Key, Slice]], key: Key) -> dict[str, Any]:
-    """The output channels of each layer that makes channels; a depthwise one passes its inputs on."""
-    made = {name: s[key] for name, s in outcome.items() if getattr(net.get_submodule(name), "groups", 1) == 1}
-    return {name: s.outputs if s.out_index is None else s.out_index.tolist() for name, s in made.items()}
-
-
-def _divisors(net: nn.Module, outcome: dict[str, dict[Key, Slice]]) -> Iterator[int]:
-    """What may have been the divisor of the uniform widths: it divides all that are narrower than their layer."""
-    common = 0
-    for name, slices in outcome.items():
-        layer: Any = net.get_submodule(name)
-        full = layer.out_features if hasattr(layer, "out_features") else layer.out_channels
-        common = math.gcd(common, *(s.outputs for k, s in slices.items() if isinstance(k, float) and s.outputs < full))
-    yield from (d for d in range(1, common + 1) if common % d == 0) if common else (1,)
-
-
-def _entries(outcome: dict[str, dict[Key, Slice]]) -> Any:
-    """As numbers alone, to be compared."""
-    return {
+def _channels(net: nn.Module) -> Any:
+    """The sub-nets and what each runs of every layer, as numbers alone, to be compared."""
+    selection: Selection = getattr(net, ROOT)
+    return selection.keys, {
         name: {
             key: (s.inputs, s.outputs, *(None if i is None else i.tolist() for i in (s.in_index, s.out_index)))
-            for key, s in slices.items()
+            for key, s in layer.slices.items()
         }
-        for name, slices in outcome.items()
+        for name, layer in net.named_modules()
+        if isinstance(layer, SlicedModule) and layer.selection is selection
     }

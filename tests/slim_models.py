@@ -13,8 +13,8 @@ from dynkern.nn import ChannelPad
 from dynkern.nn.batchnorm import SwitchableBatchNorm
 from dynkern.nn.selection import Key
 from dynkern.subnets.choice import choose
-from dynkern.subnets.flow import Flow
 from dynkern.subnets.spec import SubNet
+from dynkern.subnets.walk import flow_of
 
 
 class Residual(nn.Module):
@@ -219,7 +219,7 @@ def masked(plain: nn.Module, net: nn.Module, key: Key, spec: float | SubNet, div
 
     Without paddings of channels, and with activations that keep zero, it computes what the sub-net does.
     """
-    flow = Flow(plain)
+    flow = flow_of(plain)
     active = choose(flow, spec, divisor)
     full = copy.deepcopy(plain)
     with torch.no_grad():

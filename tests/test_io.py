@@ -19,6 +19,7 @@ from io_networks import (
     packed,
     plain_like,
     slimmed,
+    used,
 )
 from safetensors import safe_open
 from torch import Tensor, nn
@@ -27,7 +28,7 @@ from dynkern import tensorfile, ternary
 from dynkern.io import load, save
 from dynkern.nn.packed import PackedTernary
 from dynkern.nn.ternary import TernaryConv2d, TernaryLinear
-from dynkern.subnets import SubNet, select, slim
+from dynkern.subnets import SubNet, made, select, slim
 from dynkern.ternary import Growth
 
 # What comes back.
@@ -76,6 +77,23 @@ def test_sub_nets_of_index_sets_come_back(tmp_path: Path) -> None:
     net = ternary.pack(ternary.ternarize(net, 0.05, skip=["deep"]))
     save(net, tmp_path / "net")
     assert_equal_networks(load(Branches(), tmp_path / "net"), net)
+
+
+def test_the_arguments_of_slim_come_back(tmp_path: Path) -> None:
+    net = slim(Net(), (0.4, SubNet("odd", {"stem": [5, 1]}), 1.0), divisor=4)
+    save(net, tmp_path / "net")
+    assert made(load(Net(), tmp_path / "net")) == made(net)
+
+
+def test_a_network_made_slim_by_other_arguments_takes_the_file_if_the_channels_are_the_same(tmp_path: Path) -> None:
+    net = used(slim(Net(), (0.5, SubNet("odd", {"stem": [5, 1]})), divisor=4))
+    save(net, tmp_path / "net")
+    # The two layers are coupled, and half of 8 channels is 4 by any of these divisors.
+    model = slim(Net(), (0.5, SubNet("odd", {"block.0": [5, 1]})), divisor=2)
+    assert_equal_networks(load(model, tmp_path / "net"), net)
+    other = slim(Net(), (SubNet("odd", {"stem": [5, 1]}), 0.5), divisor=4)
+    with pytest.raises(ValueError, match="slim already, with other sub-nets"):
+        load(other, tmp_path / "net")
 
 
 def test_training_goes_on_after_loading(tmp_path: Path) -> None:

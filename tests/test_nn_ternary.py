@@ -10,6 +10,7 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.nn.functional as F
+from ternary_models import equation_5, network
 from torch import Tensor, nn
 
 from dynkern import ternary
@@ -19,22 +20,6 @@ from dynkern.ops.straight_through import straight_through, ternary_values
 from dynkern.ternary import Growth
 
 U = 2.0**-24
-
-
-def equation_5(weight: Tensor, delta: float) -> Tensor:
-    clipped = weight.detach().clip(-1, 1)
-    return (clipped > delta).to(weight.dtype) - (clipped < -delta).to(weight.dtype)
-
-
-def network() -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(3, 8, 3, padding=1, bias=False),
-        nn.BatchNorm2d(8),
-        nn.ReLU(),
-        nn.Sequential(nn.Conv2d(8, 8, 3, groups=8), nn.ReLU()),
-        nn.Flatten(),
-        nn.Linear(8 * 36, 10),
-    )
 
 
 # Equations 2 and 5.

@@ -3,6 +3,7 @@
 
 #include "core/isa.h"
 #include "engine/steps.h"
+#include "ops/ternary/blocking.h"
 
 namespace dynkern::engine {
 namespace {
@@ -62,7 +63,8 @@ class ConvStep : public Step {
       if (direct_) {
         const float* x =
             c.value[spec_.x] + g * group_inputs_ * channel_stride_ + band.begin * x_.layout.pitch();
-        compute(x, g, outputs, output(c, g * group_outputs_ + outputs.begin, band, y_.layout.pitch()));
+        compute(x, g, outputs, output(c, g * group_outputs_ + outputs.begin, band, y_.layout.pitch()),
+                c.scratch + plane_floats());
         continue;
       }
       for (int64_t row = band.begin; row < band.end; row += band_rows_) {
@@ -78,7 +80,8 @@ class ConvStep : public Step {
           planes_.fill(image, g * group_inputs_ + i, static_cast<int>(row), band_rows_,
                        c.scratch + i * channel_stride_);
         }
-        compute(c.scratch, g, outputs, output(c, g * group_outputs_ + outputs.begin, part, planes_.pitch()));
+        compute(c.scratch, g, outputs, output(c, g * group_outputs_ + outputs.begin, part, planes_.pitch()),
+                c.scratch + plane_floats());
       }
     }
   }
@@ -89,14 +92,22 @@ class ConvStep : public Step {
     return values;
   }
   int writes() const override { return spec_.y; }
-  int64_t scratch_floats() const override { return direct_ ? 0 : plane_channels() * channel_stride_ + 64; }
+  int64_t scratch_floats() const override { return plane_floats() + work_floats(); }
   int64_t constant_bytes() const override {
     return spec_.epilogue.bytes() + static_cast<int64_t>(tap_offset_.size() * sizeof(int32_t));
   }
 
  protected:
-  // Outputs of group g, whose first input plane is x.
-  virtual void compute(const float* x, int64_t g, Range outputs, const PlaneOutput& out) const = 0;
+  // Outputs of group g, whose first input plane is x, with the working memory that was asked for.
+  virtual void compute(const float* x, int64_t g, Range outputs, const PlaneOutput& out,
+                       float* work) const = 0;
+  virtual int64_t work_floats() const { return 0; }
+
+  // Floats of one input channel that the kernel reads for a tile of `pixels`.
+  int64_t touched(int64_t pixels) const {
+    return direct_ ? pixels + (spec_.window.kernel[0] - 1) * spec_.window.dilation[0] * x_.layout.pitch()
+                   : planes_.touched(pixels);
+  }
 
   // The first output channel of group g in the full weight.
   int64_t first_output(int64_t g) const {
@@ -123,6 +134,9 @@ class ConvStep : public Step {
 
  private:
   int64_t plane_channels() const { return group_inputs_; }
+  int64_t plane_floats() const {
+    return direct_ ? 0 : (plane_channels() * channel_stride_ + 64 + 15) / 16 * 16;
+  }
 
   PlaneOutput output(const Context& c, int64_t channel, Range rows, int pitch) const {
     PlaneOutput out;
@@ -151,7 +165,7 @@ class DenseConvStep : public ConvStep {
   std::string describe() const override { return "conv2d " + how(); }
 
  private:
-  void compute(const float* x, int64_t g, Range outputs, const PlaneOutput& out) const override {
+  void compute(const float* x, int64_t g, Range outputs, const PlaneOutput& out, float*) const override {
     SlicedConv2d a;
     a.x = x;
     a.channels = group_inputs_;
@@ -177,10 +191,13 @@ class TernaryConvStep : public ConvStep {
  public:
   TernaryConvStep(const ConvSpec& spec, Program& program)
       : ConvStep(spec, program),
+        blocking_(*program.store().ternary(spec.weight), group_inputs_, group_outputs_,
+                  static_cast<int64_t>(y_.layout.height) * y_.layout.pitch(),
+                  [&](int64_t pixels) { return touched(pixels); }),
         slice_(*program.store().ternary(spec.weight),
                spec.groups > 1 ? program.store().ternary(spec.weight)->outputs() : group_outputs_,
                spec.groups > 1 || spec.out_index.empty() ? nullptr : spec_.out_index.data(), group_inputs_,
-               spec.groups > 1 || spec.in_index.empty() ? nullptr : spec_.in_index.data()) {
+               spec.groups > 1 || spec.in_index.empty() ? nullptr : spec_.in_index.data(), blocking_.inputs) {
     for (int64_t i = 0; i < group_inputs_; ++i) {
       for (int32_t tap : tap_offset_) offset_.push_back(static_cast<int32_t>(i * channel_stride_ + tap));
     }
@@ -193,17 +210,21 @@ class TernaryConvStep : public ConvStep {
   }
 
  private:
-  void compute(const float* x, int64_t g, Range outputs, const PlaneOutput& out) const override {
+  int64_t work_floats() const override { return blocking_.partial_floats; }
+
+  void compute(const float* x, int64_t g, Range outputs, const PlaneOutput& out, float* work) const override {
     TernaryListsRun a;
-    slice_.apply(a);
+    slice_.apply(a, first_output(g) + outputs.begin);
     a.x = x;
     a.offset = offset_.data();
-    a.bounds += first_output(g) + outputs.begin;
+    a.vectors = blocking_.vectors;
+    a.partial = work;
     a.outputs = outputs.end - outputs.begin;
     a.out = out;
     kernels().ternary_lists(a);
   }
 
+  const TernaryBlocking blocking_;
   const TernarySlice slice_;
   std::vector<int32_t> offset_;
 };

@@ -78,19 +78,20 @@ class TernaryLinearStep : public Step {
         values_(program.values()),
         outputs_(values_[static_cast<size_t>(spec.y)].channels),
         slice_(*program.store().ternary(spec.weight), outputs_, or_null(spec_.out_index),
-               values_[static_cast<size_t>(spec.x)].channels, or_null(spec_.in_index)) {}
+               values_[static_cast<size_t>(spec.x)].channels, or_null(spec_.in_index),
+               values_[static_cast<size_t>(spec.x)].channels) {}
 
   void run(const Context& c) const override {
     const Range outputs = share(outputs_, c);
     if (outputs.begin == outputs.end) return;
     TernaryListsRun lists;
-    slice_.apply(lists);
+    slice_.apply(lists, 0);
     const float* x = c.value[spec_.x];
     for (int64_t o = outputs.begin; o < outputs.end; ++o) {
-      const TernaryBounds b = lists.bounds[o];
+      const uint32_t* cut = lists.cuts + 4 * o;  // of the one block
       float sum = 0;
-      for (int64_t j = b.plus; j < b.minus; ++j) sum += x[at(lists, j)];
-      for (int64_t j = b.minus; j < b.end; ++j) sum -= x[at(lists, j)];
+      for (uint32_t j = cut[0]; j < cut[2]; ++j) sum += x[at(lists, j)];
+      for (uint32_t j = cut[1]; j < cut[3]; ++j) sum -= x[at(lists, j)];
       c.value[spec_.y][o] = sum;
     }
     kernels().features(features_of(c, values_, spec_.epilogue, spec_.y, spec_.y, outputs));

@@ -33,6 +33,7 @@ struct ConvPiece {
   int64_t channel_stride;
   const int32_t* tap_offset;
   int64_t first_output, end_output;
+  float* work;      // the working memory that was asked for
   PlaneOutput out;  // channel 0 of the image, at the piece's first row
 };
 
@@ -40,13 +41,25 @@ class ConvCuts {
  public:
   explicit ConvCuts(const ConvCall& call);
 
+  // `work_floats`: working memory that the kernel wants for each piece.
   template <class Kernel>
-  void run(const ConvCall& call, Kernel&& kernel) const {
-    float* scratch = Scratch::floats(static_cast<size_t>(threads_) * scratch_floats_);
+  void run(const ConvCall& call, int64_t work_floats, Kernel&& kernel) const {
+    const int64_t floats = scratch_floats_ + (work_floats + 15) / 16 * 16;
+    float* scratch = Scratch::floats(static_cast<size_t>(threads_ * floats));
     parallel_for(call.batch * bands_ * chunks_, threads_, [&](int64_t i, int thread) {
-      kernel(prepare(call, i, scratch + thread * scratch_floats_));
+      ConvPiece piece = prepare(call, i, scratch + thread * floats);
+      piece.work = scratch + thread * floats + scratch_floats_;
+      kernel(piece);
     });
   }
+
+  // Pixels of a piece, those between its rows included.
+  int64_t pixels(const ConvCall& call) const {
+    return static_cast<int64_t>(band_rows_) * (direct_ ? call.window.out[1] : planes_.pitch());
+  }
+
+  // Floats of one input channel that the kernel reads for a tile of `pixels`.
+  int64_t touched(int64_t pixels) const { return direct_ ? pixels : planes_.touched(pixels); }
 
   // The offsets of all taps of all channels, for kernels that index them together.
   std::vector<int32_t> input_offsets(const ConvCall& call) const;

@@ -56,6 +56,11 @@ int64_t Planes::channel_stride(int rows) const {
   return copies * (rows + rows_.extra + 1) * pitch_;
 }
 
+int64_t Planes::touched(int64_t pixels) const {
+  const int64_t copies = static_cast<int64_t>(rows_.start.size() * columns_.start.size());
+  return copies * (pixels + rows_.extra * pitch_);
+}
+
 void Planes::tap_offsets(int rows, int32_t* offset) const {
   int64_t plane = static_cast<int64_t>(rows + rows_.extra + 1) * pitch_;
   for (size_t i = 0; i < rows_.copy.size(); ++i) {

@@ -45,6 +45,9 @@ class Planes {
   // Write the planes of one channel for the output rows first .. first + rows.
   void fill(const Image& image, int64_t channel, int first, int rows, float* plane) const;
 
+  // Floats of one channel's planes that the kernel reads for `pixels` neighbours.
+  int64_t touched(int64_t pixels) const;
+
   int pitch() const { return pitch_; }
 
  private:

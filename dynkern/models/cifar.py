@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from dynkern.models.layers import check_count, check_shortcut, check_width, conv3x3, projection, scaled
+from dynkern.models.layers import check_count, check_shortcut, check_width, conv3x3, projection
 from dynkern.nn.channel_pad import ChannelPad
+from dynkern.subnets.spec import scaled
 
 CHANNELS = (16, 32, 64)
 SHORTCUTS = ("A", "B", "proj_all")

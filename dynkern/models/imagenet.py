@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from dynkern.models.layers import check_count, check_shortcut, check_width, conv3x3, projection, scaled
+from dynkern.models.layers import check_count, check_shortcut, check_width, conv3x3, projection
+from dynkern.subnets.spec import scaled
 
 CHANNELS = (64, 128, 256, 512)
 SHORTCUTS = ("B", "proj_all")

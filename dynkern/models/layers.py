@@ -3,18 +3,8 @@
 from __future__ import annotations
 
 import math
-from fractions import Fraction
 
 from torch import nn
-
-
-def scaled(channels: int, width: float) -> int:
-    """``channels`` times ``width``, rounded half up, at least one: as many as ``dk.slim`` keeps at that width.
-
-    Equation 1 of Yang & Fan, ASP-DAC 2021.
-    """
-    # As fractions: 0.29 * 50 is 14.5, which float arithmetic would round down.
-    return max(1, math.floor(Fraction(str(width)) * channels + Fraction(1, 2)))
 
 
 def check_width(width: float) -> float:

@@ -5,12 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from dynkern.subnets.flow import Flow
 from dynkern.subnets.layout import UNTRACKED, Dim, Layout, Scalar, Segment, Untracked, Value
-
-if TYPE_CHECKING:
-    from dynkern.subnets.flow import Flow
 
 
 def extent(size: Any, axes: int) -> int | None:

@@ -1,4 +1,4 @@
-"""How channels flow through a network: what every layer takes, what it makes, and what must be sliced alike."""
+"""What is known of the channels of a network: what every layer takes and makes, and what must be sliced alike."""
 
 from __future__ import annotations
 
@@ -6,22 +6,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
-from dynkern.subnets import functions, modules
 from dynkern.subnets.groups import Groups, Segments
-from dynkern.subnets.layout import (
-    SCALAR,
-    UNTRACKED,
-    Layout,
-    Scalar,
-    Segment,
-    Shape,
-    Untracked,
-    Value,
-    layouts,
-)
-from dynkern.subnets.tracing import trace
+from dynkern.subnets.layout import SCALAR, UNTRACKED, Layout, Scalar, Segment, Shape, Untracked, Value, layouts
 
 
 @dataclass(frozen=True)
@@ -33,15 +21,14 @@ class Ports:
 
 
 class Flow:
-    """The channel flow of ``model``.
+    """The channel flow of ``model``, as far as it is known: the rules of the walk over the graph add to it.
 
     Attributes:
+        model: the network.
         groups: the channels that are sliced as one.
         layers: convolutions, linear layers and channel paddings, by qualified name.
         norms: batch norms, by qualified name.
-
-    Raises:
-        ValueError: something cannot be sliced consistently; the message names it.
+        read: parameters and buffers that are used outside of their module: the qualified name, by the tensor's id.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -49,48 +36,8 @@ class Flow:
         self.groups = Groups()
         self.layers: dict[str, Ports] = {}
         self.norms: dict[str, Ports] = {}
+        self.read: dict[int, str] = {}
         self._refusals: list[tuple[Segments, str]] = []
-        self._read: dict[int, str] = {}
-        for graph in trace(model):
-            self._run(graph)
-        self._settle()
-
-    def _run(self, graph: fx.Graph) -> None:
-        values: dict[fx.Node, Value] = {}
-        for node in graph.nodes:
-            args, kwargs = fx.node.map_arg((node.args, node.kwargs), values.__getitem__)  # type: ignore[arg-type]
-            if node.op == "placeholder":
-                values[node] = UNTRACKED
-            elif node.op == "get_attr":
-                values[node] = self._attribute(node.target)
-            elif node.op == "output":
-                for layout in layouts(args):
-                    self.pin(layout.segments, "its channels reach the network's output")
-            elif node.op == "call_module":
-                module = self.model.get_submodule(node.target)
-                where = f"module {node.target!r} ({type(module).__name__})"
-                values[node] = self._call_module(node.target, module, where, args, kwargs)
-            else:
-                values[node] = functions.call(self, node.target, describe(node), args, kwargs)
-
-    def _attribute(self, target: str) -> Value:
-        value: Any = self.model
-        for name in target.split("."):
-            value = getattr(value, name)
-        if not isinstance(value, Tensor):
-            return SCALAR
-        self._read[id(value)] = target
-        return value
-
-    def _call_module(
-        self, name: str, module: nn.Module, where: str, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Value:
-        rule = modules.rule(module)
-        if rule is not None and len(args) == 1 and not kwargs and isinstance(args[0], (Layout, Untracked)):
-            return rule(self, name, module, where, args[0])
-        return self.unknown(where, args, kwargs)
-
-    # What the rules of modules.py and functions.py build on.
 
     def pin(self, segments: Iterable[Segment], why: str) -> None:
         """Never slice these channels."""
@@ -134,8 +81,8 @@ class Flow:
             self.join(known[name].inputs, inputs, f"{where}: used twice, on channels that are not sliced alike")
         return known[name].outputs
 
-    def _settle(self) -> None:
-        """Raise what stands in the way, now that it is known which channels are never sliced."""
+    def settle(self) -> None:
+        """Raise ``ValueError`` for what stands in the way, now that it is known which channels are never sliced."""
         for segments, message in self._refusals:
             free = [s.group for s in self.groups.parts(segments) if self.groups.pinned(s.group) is None]
             if free:
@@ -145,22 +92,12 @@ class Flow:
             if all(self.groups.pinned(s.group) for s in self.groups.parts(ports.inputs + ports.outputs)):
                 continue
             for parameter in self.model.get_submodule(name).parameters():
-                if id(parameter) in self._read:
+                if id(parameter) in self.read:
                     raise ValueError(
                         f"cannot slice module {name!r}: the network also uses its parameter "
-                        f"{self._read[id(parameter)]!r} outside of it"
+                        f"{self.read[id(parameter)]!r} outside of it"
                     )
         if not self.groups.sliceable():
             raise ValueError(
                 "model: nothing to slice: all channels come from its input or reach its output, which are never sliced"
             )
-
-
-def describe(node: fx.Node) -> str:
-    """Name a function in an error message, and the module whose code calls it."""
-    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", repr(node.target))
-    stack = list((node.meta.get("nn_module_stack") or {}).values())
-    path, kind = stack[-1] if stack else ("", None)
-    if not path:
-        return f"function {name!r} in the model's forward"
-    return f"function {name!r} in module {path!r} ({getattr(kind, '__name__', kind)})"

@@ -6,19 +6,17 @@ import operator
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from dynkern.subnets import axes
+from dynkern.subnets.flow import Flow
 from dynkern.subnets.layout import SCALAR, UNTRACKED, Dim, Layout, Scalar, Segment, Shape, Untracked, Value
 
-if TYPE_CHECKING:
-    from dynkern.subnets.flow import Flow
-
-Rule = Callable[["Flow", str, tuple[Any, ...], dict[str, Any]], Value]
+Rule = Callable[[Flow, str, tuple[Any, ...], dict[str, Any]], Value]
 
 
 def call(flow: Flow, target: Any, where: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Value:

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import nn
 
 from dynkern.nn.channel_pad import ChannelPad
 from dynkern.nn.dynamic import SlicedModule
 from dynkern.subnets import axes
+from dynkern.subnets.flow import Flow
 from dynkern.subnets.layout import UNTRACKED, Layout, Segment, Untracked, Value
 
-if TYPE_CHECKING:
-    from dynkern.subnets.flow import Flow
-
-Rule = Callable[["Flow", str, Any, str, Layout | Untracked], Value]
+Rule = Callable[[Flow, str, Any, str, Layout | Untracked], Value]
 
 _INPUT = "its channels come from the network's input, or from what is never sliced"
 

@@ -18,6 +18,7 @@ from dynkern.subnets.flow import Flow
 from dynkern.subnets.layout import Segment
 from dynkern.subnets.spec import Channels, SubNet, check_divisor, parse
 from dynkern.subnets.switch import MADE, ROOT, Made, selection_of, selections
+from dynkern.subnets.walk import flow_of
 
 _SLICED: dict[type, type[SlicedModule]] = {nn.Conv2d: SlicedConv2d, nn.Linear: SlicedLinear}
 _SWITCHABLE: dict[type, type[SwitchableBatchNorm]] = {
@@ -59,7 +60,7 @@ def slim(model: nn.Module, subnets: Iterable[float | SubNet] = (0.25, 0.5, 0.75,
     check_divisor(divisor)
     if any(True for _ in selections(model)):
         raise ValueError("model: expected a plain network, got one that is slim already (see dynkern.revert)")
-    flow = Flow(model)
+    flow = flow_of(model)
     chosen = {key: choose(flow, spec, divisor) for key, spec in specs.items()}
     whole = [key for key, active in chosen.items() if active.whole]
     selection = Selection(tuple(specs), whole[-1] if whole else None)

@@ -124,8 +124,12 @@ def check_divisor(divisor: Any) -> int:
 def uniform(channels: int, width: float, divisor: int) -> int:
     """How many of ``channels`` a uniform sub-net keeps (equation 1 of Yang & Fan, ASP-DAC 2021).
 
-    ``width * channels`` rounded (half up) to a multiple of ``divisor``, at least one multiple, at most ``channels``.
+    ``width * channels`` rounded as by :func:`scaled`, at most ``channels``.
     """
+    return min(channels, scaled(channels, width, divisor))
+
+
+def scaled(channels: int, width: float, divisor: int = 1) -> int:
+    """``width * channels`` rounded (half up) to a multiple of ``divisor``, at least one multiple."""
     # As fractions: 0.29 * 50 is 14.5, which float arithmetic would round down.
-    multiples = math.floor(Fraction(str(width)) * channels / divisor + Fraction(1, 2))
-    return min(channels, max(1, multiples) * divisor)
+    return max(1, math.floor(Fraction(str(width)) * channels / divisor + Fraction(1, 2))) * divisor

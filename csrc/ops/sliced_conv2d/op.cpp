@@ -11,7 +11,7 @@ void run_sliced_conv2d(const ConvCall& call, const ConvWeight& weight) {
   const bool grouped = call.groups > 1;
   const ActiveVector bias(weight.bias, grouped ? weight.in_index : weight.out_index, call.outputs,
                           grouped ? group_outputs : 1);
-  ConvCuts(call).run(call, [&](const ConvPiece& piece) {
+  ConvCuts(call).run(call, 0, [&](const ConvPiece& piece) {
     SlicedConv2d a;
     a.channels = group_inputs;
     a.channel_stride = piece.channel_stride;
