@@ -5,6 +5,7 @@ import torch  # noqa: F401  (first: its OpenMP runtime is the one the extension 
 from dynkern import models, nn, ops, subnets, ternary
 from dynkern.checkpoint import load_checkpoint
 from dynkern.count import count
+from dynkern.engine import compile
 from dynkern.info import info
 from dynkern.io import load, save
 from dynkern.ops import TernaryWeight
@@ -18,6 +19,7 @@ __all__ = [
     "TernaryWeight",
     "__version__",
     "calibrate_bn",
+    "compile",
     "count",
     "extract",
     "info",

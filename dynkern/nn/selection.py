@@ -103,7 +103,8 @@ def _own(selection: Selection) -> Key:
     return choice.key if choice is not None and choice.open else selection.current
 
 
-_own_eagerly = torch.compiler.disable(_own)
+# As torch.compiler.disable, but torch's compiler is loaded when it is used and not with this package.
+_own_eagerly = torch._disable_dynamo(_own)
 
 
 @dataclass(frozen=True)
