@@ -11,8 +11,12 @@ import torch.nn.functional as F
 from slim_models import randomized
 from torch import Tensor, nn
 
+import dynkern as dk
 from dynkern.engine.plan import Value
 from dynkern.nn import PackedTernaryConv2d, PackedTernaryLinear
+from dynkern.nn.selection import Key
+
+WIDTHS = (0.25, 0.5, 0.75, 1.0)
 
 
 class Function(nn.Module):
@@ -106,10 +110,26 @@ def settled(net: nn.Module, shape: tuple[int, ...]) -> nn.Module:
     return net.eval()
 
 
+def slim_net(net: nn.Module, shape: tuple[int, ...]) -> nn.Module:
+    """``net`` with the sub-nets :data:`WIDTHS`, and statistics for each."""
+    net = dk.slim(settled(net, shape), WIDTHS)
+    dk.calibrate_bn(net, [torch.randn(16, *shape)])
+    return net.eval()
+
+
 def exact(net: nn.Module, x: Tensor) -> Tensor:
     """What ``net`` computes, in float64."""
     with torch.no_grad():
         return copy.deepcopy(net).double()(x.double())
+
+
+def subnet_exact(net: nn.Module, x: Tensor, key: Key | None) -> Tensor:
+    """What sub-net ``key`` of ``net`` computes, in float64."""
+    if key is None:
+        return exact(net, x)
+    double = copy.deepcopy(net).double()
+    with torch.no_grad(), dk.using(double, key):
+        return double(x.double())
 
 
 def assert_close(y: Tensor, expected: Tensor, net: nn.Module) -> None:
@@ -195,6 +215,7 @@ OPERATORS: dict[str, tuple[Callable[[Tensor], Tensor], list[str]]] = {
     "avg pool of one pixel": (lambda x: F.avg_pool2d(x, 1, 2), ["Crop"]),
     "adaptive pool": (lambda x: F.adaptive_avg_pool2d(x, (3, 4)), ["AdaptiveAverage"]),
     "adaptive pool larger": (lambda x: F.adaptive_avg_pool2d(x, (9, 13)), ["AdaptiveAverage"]),
+    "adaptive pool to the same size": (lambda x: F.adaptive_avg_pool2d(x, (8, 10)) + 1, ["Pointwise"]),
     "mean": (lambda x: x.mean((-1, -2)), ["AdaptiveAverage"]),
     "mean keepdim": (lambda x: x.mean([2, 3], keepdim=True), ["AdaptiveAverage"]),
     "mean of flattened": (lambda x: x.flatten(2).mean(2), ["AdaptiveAverage"]),

@@ -5,56 +5,48 @@ from __future__ import annotations
 import copy
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
-from engine_models import OPERATORS, SHAPE, DenseNet, Function, MobileNet, assert_close, exact, settled
-from slim_models import NON_UNIFORM, SAMPLES, randomized
-from torch import Tensor, nn
+from engine_models import (
+    OPERATORS,
+    SHAPE,
+    WIDTHS,
+    DenseNet,
+    Function,
+    MobileNet,
+    assert_close,
+    exact,
+    settled,
+    slim_net,
+    subnet_exact,
+)
+from slim_models import NON_UNIFORM, SAMPLES
+from torch import nn
 
 import dynkern as dk
+from dynkern.data import load_cifar10, normalize
 from dynkern.engine import Compiled, compiled, reference
-from dynkern.engine.backend import dynkern as backend
 from dynkern.engine.capture import capture, tensors_of
 from dynkern.engine.lower import lower
 
-WIDTHS = (0.25, 0.5, 0.75, 1.0)
 SMALL = (3, 9, 8)
-
-
-def compile_(net: nn.Module, x: Tensor, **options: int) -> Compiled:
-    return dk.compile(net, x, **options)
-
-
-def slim_net(net: nn.Module, shape: tuple[int, ...]) -> nn.Module:
-    net = dk.slim(settled(net, shape), WIDTHS)
-    dk.calibrate_bn(net, [torch.randn(16, *shape)])
-    return net.eval()
 
 
 def small_slim() -> nn.Module:
     return slim_net(SAMPLES["residual"][0](), SMALL)
 
 
-def expected(net: nn.Module, x: Tensor, key: float | str | None) -> Tensor:
-    """What ``net`` computes, in float64."""
-    with torch.no_grad():
-        double = copy.deepcopy(net).double()
-        if key is None:
-            return double(x.double())
-        with dk.using(double, key):
-            return double(x.double())
-
-
 def check(net: nn.Module, shape: tuple[int, ...], batches: tuple[int, ...] = (1, 3)) -> Compiled:
     """The compiled ``net``, whose results are right for every sub-net."""
-    run = compile_(net, torch.randn(1, *shape))
+    run = dk.compile(net, torch.randn(1, *shape))
     for batch in batches:
         x = torch.randn(batch, *shape)
         for key in run.subnets or (None,):
             y = run(x, subnet=key)
-            assert_close(y, expected(net, x, key), net)
+            assert_close(y, subnet_exact(net, x, key), net)
     return run
 
 
@@ -99,6 +91,18 @@ class TestNetworks:
         check(settled(nn.Sequential(nn.Linear(9, 17), nn.BatchNorm1d(17), nn.GELU(), nn.Linear(17, 5)), (9,)), (9,))
 
 
+@pytest.mark.shared_data
+def test_the_trained_network_on_real_images(shared_data: Path) -> None:
+    (file,) = (shared_data / "data" / "resnet_cifar10").glob("resnet20-*.th")
+    net = dk.load_checkpoint(dk.models.resnet20(), file).eval()
+    images, labels = load_cifar10(shared_data / "data" / "cifar10", limit=500)
+    x = normalize(images)
+    y, right = dk.compile(net, x)(x), exact(net, x)
+    assert_close(y, right, net)
+    assert torch.equal(y.argmax(1), right.argmax(1))
+    assert (y.argmax(1) == labels).float().mean() > 0.75
+
+
 @pytest.mark.parametrize("name", OPERATORS)
 def test_operator(name: str) -> None:
     net = Function(OPERATORS[name][0])
@@ -111,7 +115,7 @@ def test_the_native_engine_does_what_the_reference_does(size: tuple[int, int], b
     net = settled(nn.Sequential(nn.Conv2d(3, 5, 3, padding=1), nn.BatchNorm2d(5), nn.SiLU()), (3, 8, 8))
     result = lower(capture(net, (3, *size), torch.float32), tensors_of(net))
     x = torch.randn(batch, 3, *size)
-    y = compile_(net, x)(x)
+    y = dk.compile(net, x)(x)
     assert_close(y, reference.run(result.plan, result.weights, x.double()), net)
 
 
@@ -123,7 +127,7 @@ def net() -> nn.Module:
 
 @pytest.fixture(scope="module")
 def run(net: nn.Module) -> Compiled:
-    return compile_(net, torch.randn(2, 3, 16, 16))
+    return dk.compile(net, torch.randn(2, 3, 16, 16))
 
 
 @pytest.fixture(scope="module")
@@ -134,7 +138,7 @@ def slim() -> nn.Module:
 
 @pytest.fixture(scope="module")
 def slim_run(slim: nn.Module) -> Compiled:
-    return compile_(slim, torch.randn(1, *SMALL))
+    return dk.compile(slim, torch.randn(1, *SMALL))
 
 
 class TestInput:
@@ -147,14 +151,13 @@ class TestInput:
             assert_close(y, exact(net, x), net)
 
     def test_any_strides(self, net: nn.Module, run: Compiled) -> None:
-        wide = torch.randn(2, 16, 40, 6).transpose(1, 3)
         for x in (
             torch.randn(3, 3, 16, 16).to(memory_format=torch.channels_last),
-            wide[:, ::2, ::2][:, :, 4:][:, :, :, :].transpose(2, 3),
+            torch.randn(2, 6, 20, 36)[:, 1::2, 4:, 2:34:2],
+            torch.randn(2, 3, 16, 16).transpose(2, 3),
             torch.randn(1, 3, 16, 1).expand(4, 3, 16, 16),
             torch.randn(16, 16, 3, 2).permute(3, 2, 1, 0),
         ):
-            x = x if x.shape[2:] == (16, 16) else x[..., :16, :16]
             before = x.clone()
             assert_close(run(x), exact(net, x), net)
             assert torch.equal(x, before)
@@ -176,7 +179,7 @@ class TestInput:
         assert y.data_ptr() != z.data_ptr()
         assert torch.equal(y, kept)
         for function in (lambda x: x.clone(), lambda x: x.flatten(1)):
-            y = compile_(Function(function), x)(x)
+            y = dk.compile(Function(function), x)(x)
             assert y.data_ptr() != x.data_ptr()
             assert torch.equal(y, function(x))
 
@@ -188,7 +191,7 @@ class TestInput:
             return capture(net, shape, *args)  # type: ignore[arg-type]
 
         monkeypatch.setattr(compiled, "capture", counted)
-        run = compile_(net, torch.randn(1, 3, 16, 16))
+        run = dk.compile(net, torch.randn(1, 3, 16, 16))
         for size in ((16, 16), (24, 12), (16, 16), (24, 12)):
             for batch in (1, 2):
                 x = torch.randn(batch, 3, *size)
@@ -199,7 +202,7 @@ class TestInput:
 class TestSubnets:
     def test_default_is_the_widest_or_the_selected(self, slim: nn.Module) -> None:
         x = torch.randn(2, *SMALL)
-        run = compile_(slim, x)
+        run = dk.compile(slim, x)
         assert torch.equal(run(x), run(x, subnet=1.0))
         run.select(0.5)
         assert torch.equal(run(x), run(x, subnet=0.5))
@@ -208,11 +211,16 @@ class TestSubnets:
             assert torch.equal(run(x), run(x, 0.5))
         assert dk.subnets.active(slim) == 1.0
 
-    def test_the_widest_need_not_be_the_last(self) -> None:
-        net = dk.slim(nn.Sequential(nn.Conv2d(2, 4, 1), nn.ReLU(), nn.Conv2d(4, 2, 1)), (1.0, 0.5))
+    @pytest.mark.parametrize(
+        ("subnets", "first"),
+        [((1.0, 0.5), 1.0), ((0.5, 0.25), 0.5), ((dk.SubNet("a", {"0": 1}), dk.SubNet("b", {"0": 2})), "b")],
+    )
+    def test_the_widest_need_not_be_the_last(self, subnets: tuple, first: float | str) -> None:
+        net = dk.slim(nn.Sequential(nn.Conv2d(2, 4, 1), nn.ReLU(), nn.Conv2d(4, 2, 1)), subnets)
         x = torch.randn(1, 2, 3, 3)
-        run = compile_(net, x)
-        assert torch.equal(run(x), run(x, 1.0))
+        run = dk.compile(net, x)
+        assert torch.equal(run(x), run(x, first))
+        assert run.describe().subnet == first
 
     def test_an_integer_names_the_same(self, slim_run: Compiled) -> None:
         x = torch.randn(1, *SMALL)
@@ -220,14 +228,14 @@ class TestSubnets:
 
     def test_memory(self) -> None:
         net = slim_net(dk.models.resnet20(), (3, 32, 32))
-        run = compile_(net, torch.randn(1, 3, 32, 32))
+        run = dk.compile(net, torch.randn(1, 3, 32, 32))
         full = sum(p.nbytes for name, p in net.named_parameters() if ".bn." not in name)
         assert full <= run.nbytes <= 1.15 * full
 
     def test_packed_weights_stay_small(self) -> None:
         net = dk.pack(dk.ternarize(settled(dk.models.resnet_binary(inflate=2), (3, 32, 32)), 0.02))
         dense = sum(m.weight.signs().numel() * 4 for m in net.modules() if isinstance(m, dk.nn.PackedTernaryConv2d))
-        assert compile_(net, torch.randn(1, 3, 32, 32)).nbytes < dense
+        assert dk.compile(net, torch.randn(1, 3, 32, 32)).nbytes < dense
 
     def test_describe(self, slim_run: Compiled) -> None:
         whole, narrow = slim_run.describe(), slim_run.describe(0.25)
@@ -247,7 +255,7 @@ class TestRefresh:
     def test_weights_are_copies_until_then(self) -> None:
         net = small_slim()
         x = torch.randn(2, *SMALL)
-        run = compile_(net, x)
+        run = dk.compile(net, x)
         before = {key: run(x, key) for key in WIDTHS}
         with torch.no_grad():
             for tensor in (*net.parameters(), *net.buffers()):
@@ -259,11 +267,11 @@ class TestRefresh:
         run.refresh()
         for key in WIDTHS:
             assert not torch.equal(run(x, key), before[key])
-            assert_close(run(x, key), expected(net, x, key), net)
+            assert_close(run(x, key), subnet_exact(net, x, key), net)
 
     def test_a_new_size_agrees_with_the_weights_taken_in(self) -> None:
         net = settled(dk.models.resnet20(), (3, 16, 16))
-        run = compile_(net, torch.randn(1, 3, 16, 16))
+        run = dk.compile(net, torch.randn(1, 3, 16, 16))
         small, large = torch.randn(1, 3, 16, 16), torch.randn(1, 3, 20, 20)
         old = copy.deepcopy(net)
         net.load_state_dict(settled(dk.models.resnet20(), (3, 16, 16)).state_dict())
@@ -276,19 +284,19 @@ class TestRefresh:
     def test_a_training_network(self) -> None:
         net = small_slim().train()
         x = torch.randn(4, *SMALL)
-        run = compile_(net, x)
+        run = dk.compile(net, x)
         assert net.training
         optimizer = torch.optim.SGD(net.parameters(), 0.01)
         F.cross_entropy(net(x), torch.arange(4)).backward()
         optimizer.step()
         run.refresh()
-        assert_close(run(x), expected(copy.deepcopy(net).eval(), x, 1.0), net)
+        assert_close(run(x), subnet_exact(copy.deepcopy(net).eval(), x, 1.0), net)
 
     def test_packed_again(self) -> None:
         net = dk.ternarize(settled(dk.models.resnet20(), (3, 16, 16)), 0.05)
         packed = dk.pack(net)
         x = torch.randn(1, 3, 16, 16)
-        run = compile_(packed, x)
+        run = dk.compile(packed, x)
         packed.load_state_dict(dk.pack(dk.ternarize(net, 0.1)).state_dict())
         run.refresh()
         assert_close(run(x), exact(packed, x), packed)
@@ -296,7 +304,7 @@ class TestRefresh:
     def test_a_refresh_that_fails_changes_nothing(self) -> None:
         net = settled(dk.models.resnet20(), (3, 16, 16))
         x = torch.randn(1, 3, 16, 16)
-        run = compile_(net, x)
+        run = dk.compile(net, x)
         y = run(x)
         net.linear.weight = nn.Parameter(torch.randn(10, 63))
         with pytest.raises(ValueError, match=r"linear\.weight.*\(10, 64\).*compile it again"):
@@ -314,18 +322,18 @@ class TestThreads:
     @pytest.mark.parametrize("batch", [1, 3])
     def test_number_of_threads(self, slim: nn.Module, batch: int) -> None:
         x = torch.randn(batch, *SMALL)
-        one, two, torchs = (compile_(slim, x, threads=threads) for threads in (1, 2, None))
+        one, two, torchs = (dk.compile(slim, x, threads=threads) for threads in (1, 2, None))
         assert (one.threads, two.threads, torchs.threads) == (1, 2, None)
         torch.set_num_threads(2)
         for key in WIDTHS:
-            right = expected(slim, x, key)
+            right = subnet_exact(slim, x, key)
             for run in (one, two, torchs):
                 assert_close(run(x, key), right, slim)
 
     @pytest.mark.parametrize("threads", [1, 2])
     def test_several_threads_with_several_subnets(self, slim: nn.Module, threads: int) -> None:
         xs = {key: torch.randn(i + 1, *SMALL) for i, key in enumerate(WIDTHS)}
-        run = compile_(slim, xs[1.0], threads=threads)
+        run = dk.compile(slim, xs[1.0], threads=threads)
         right = {key: run(x, key) for key, x in xs.items()}
         wrong: list[object] = []
         start = threading.Barrier(len(WIDTHS))
@@ -343,7 +351,7 @@ class TestThreads:
 
     def test_new_sizes_and_refreshes_meanwhile(self) -> None:
         net = settled(nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU()), (3, 6, 6))
-        run = compile_(net, torch.randn(1, 3, 6, 6))
+        run = dk.compile(net, torch.randn(1, 3, 6, 6))
         xs = [torch.randn(1, 3, size, size) for size in (5, 6, 7)]
         right = [exact(net, x) for x in xs]
         wrong: list[object] = []
@@ -368,62 +376,3 @@ def together(works: list) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-
-
-class TestTorchCompile:
-    @pytest.fixture(autouse=True)
-    def _fresh(self) -> Iterator[None]:
-        torch._dynamo.reset()
-        yield
-        torch._dynamo.reset()
-
-    def test_slim(self) -> None:
-        net = small_slim()
-        compiled_net = torch.compile(net, backend=backend)
-        for batch in (1, 3, 4):
-            x = torch.randn(batch, *SMALL)
-            for key in (0.25, 1.0):
-                dk.select(net, key)
-                with torch.no_grad():
-                    assert_close(compiled_net(x), expected(net, x, key), net)
-
-    @pytest.mark.parametrize("name", ["dense", "se", "mlp"])
-    def test_sizes_taken_from_the_batch(self, name: str) -> None:
-        build, (_, *shape) = SAMPLES[name]
-        net = dk.slim(settled(build(), tuple(shape)), (NON_UNIFORM[name], 1.0))
-        dk.calibrate_bn(net, [torch.randn(16, *shape)])
-        net.eval()
-        dk.select(net, "odd")
-        compiled_net = torch.compile(net, backend=backend)
-        for batch in (3, 5, 6):
-            x = torch.randn(batch, *shape)
-            with torch.inference_mode():
-                assert_close(compiled_net(x), expected(net, x, "odd"), net)
-
-    def test_new_weights_and_sizes(self) -> None:
-        net = settled(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Hardswish()), (3, 8, 8))
-        compiled_net = torch.compile(net, backend=backend, dynamic=True)
-        x = torch.randn(2, 3, 8, 8)
-        with torch.no_grad():
-            for change in (
-                lambda: None,
-                lambda: net[0].weight.mul_(2),
-                lambda: net[1].running_mean.add_(1),
-                lambda: setattr(net[0], "weight", nn.Parameter(torch.randn(4, 3, 3, 3))),
-            ):
-                change()
-                for sample in (x, torch.randn(3, 3, 9, 7)):
-                    assert_close(compiled_net(sample), exact(net, sample), net)
-
-    def test_packed(self) -> None:
-        net = dk.pack(dk.ternarize(settled(MobileNet(), (3, 16, 16)), 0.05))
-        x = torch.randn(2, 3, 16, 16)
-        with torch.no_grad():
-            assert_close(torch.compile(net, backend=backend)(x), exact(net, x), net)
-
-    def test_by_name(self) -> None:
-        if "dynkern" not in torch._dynamo.list_backends():  # the package is not installed, only on the path
-            torch._dynamo.register_backend(backend, name="dynkern")
-        net = randomized(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU())).eval().requires_grad_(False)
-        x = torch.randn(2, 3, 8, 8)
-        assert_close(torch.compile(net, backend="dynkern")(x), exact(net, x), net)

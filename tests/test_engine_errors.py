@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
-from engine_models import SHAPE, Function, settled
+from engine_models import SHAPE, Function
 from torch import Tensor, nn
 
 import dynkern as dk
 from dynkern.engine import Compiled
-from dynkern.engine.backend import dynkern as backend
 from dynkern.engine.builder import LoweringError
 
 
@@ -255,30 +254,3 @@ class TestChangedNetwork:
         net.append(nn.Conv2d(4, 5, 1))
         with pytest.raises((RuntimeError, ValueError), match=r"1\.weight.*compile it again"):
             run(torch.randn(1, 3, 5, 5))
-
-
-class TestTorchCompile:
-    @pytest.fixture(autouse=True)
-    def _fresh(self) -> Iterator[None]:
-        torch._dynamo.reset()
-        yield
-        torch._dynamo.reset()
-
-    def test_gradients(self) -> None:
-        net = torch.compile(settled(nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU()), (3, 4, 4)), backend=backend)
-        with pytest.raises(RuntimeError, match=r"does not compute gradients.*no_grad"):
-            net(torch.randn(1, 3, 4, 4))
-
-    def test_operator(self) -> None:
-        net = torch.compile(nn.Sequential(nn.ReLU(), Block(torch.exp)), backend=backend)
-        with pytest.raises(LoweringError, match=r"aten\.exp in module '.*odd' \(Function\)"), torch.no_grad():
-            net(torch.randn(1, 3, 4, 4))
-
-    def test_dtype(self) -> None:
-        net = torch.compile(nn.ReLU(), backend=backend)
-        with pytest.raises(ValueError, match=r"torch\.float32 on the CPU, got \(1, 3, 4, 4\) of torch\.float64"):
-            net(torch.randn(1, 3, 4, 4, dtype=torch.float64))
-
-    def test_two_inputs(self) -> None:
-        with pytest.raises(RuntimeError, match="expected a graph with one input, got 2"):
-            torch.compile(torch.add, backend=backend)(torch.randn(1, 3, 4, 4), torch.randn(1, 3, 4, 4))

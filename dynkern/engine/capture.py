@@ -149,7 +149,8 @@ def _alone(node: fx.Node) -> bool:
     changed = node.args[0] if node.args else None
     if not isinstance(changed, fx.Node) or len(changed.users) != 1 or changed.op != "call_function":
         return False
-    return _alone(changed) if _mutates(changed) else packet(changed).split(".")[-1] in _FRESH
+    # If the argument was itself changed in place, then that has been looked at as well.
+    return _mutates(changed) or packet(changed).split(".")[-1] in _FRESH
 
 
 def _share_dropouts(graph: fx.Graph) -> None:

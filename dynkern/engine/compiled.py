@@ -90,8 +90,8 @@ class Compiled:
         slim = any(True for _ in selections(net))
         self._selection = Selection(selection_of(net).keys) if slim else None
         self.subnets: tuple[Key, ...] = self._selection.keys if self._selection is not None else ()
-        # The whole network, whatever its place; else the last, as for a slim network.
-        self._current: Key | None = 1.0 if 1.0 in self.subnets else self.subnets[-1] if self.subnets else None
+        widths = [key for key in self.subnets if not isinstance(key, str)]
+        self._current: Key | None = max(widths) if widths else self.subnets[-1] if self.subnets else None
         wanted = [(key, self.shape) for key in self.subnets or (None,)]
         self._planner = Planner(self._capture, lambda: tensors_of(net), wanted)
 
@@ -100,7 +100,8 @@ class Compiled:
 
         Args:
             x: (N, C, H, W) or (N, features) float32 on the CPU, any strides; C as in the example.
-            subnet: one of :attr:`subnets`; the one that :meth:`select` chose by default, at first the widest.
+            subnet: one of :attr:`subnets`; by default the one that :meth:`select` chose, at first the greatest width,
+                or the last sub-net where none is uniform.
 
         Returns:
             A new tensor of what ``net`` returns in eval mode, up to float32 rounding.

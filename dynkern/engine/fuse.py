@@ -24,7 +24,6 @@ def fuse(plan: Plan) -> Plan:
     """
     steps = _used(plan.steps, plan.output)
     uses = Counter(v for step in steps for v in reads(step))
-    uses[plan.output] += 1
     kept: dict[int, Step] = {}
     for step in steps:
         fused = step
@@ -75,9 +74,10 @@ def _smaller(step: Step, kept: dict[int, Step], uses: Counter[int], plan: Plan) 
 def _taken_in(step: Pointwise, kept: dict[int, Step], uses: Counter[int]) -> Step | None:
     """The step before ``step`` that does its work too."""
     operands = {v for v in reads(step) if uses[v] == 1}
-    # The one computed last, but layers rather than what may be the scale of a residual.
-    found = [(v, inner) for v, inner in reversed(kept.items()) if v in operands and isinstance(inner, Computing)]
-    for v, inner in sorted(found, key=lambda item: isinstance(item[1], Pointwise)):
+    # The one computed last is asked first.
+    for v, inner in [(v, inner) for v, inner in reversed(kept.items()) if v in operands]:
+        if not isinstance(inner, Computing):
+            continue
         epilogue = step.epilogue if v == step.x else swapped(step.epilogue, step.x)
         fused = compose(inner.epilogue, epilogue)
         if fused is not None:
