@@ -11,7 +11,7 @@ from dynkern.bench.cases import Point
 SUITE = "width"
 
 
-@pytest.mark.parametrize("variant", ["dynkern", "eager_sliced", "eager_extracted"])
+@pytest.mark.parametrize("variant", ["dynkern", "engine", "eager_sliced", "eager_extracted"])
 def test_network(timed: Callable[[Point, str], None], point: Point, variant: str) -> None:
     """One network at one width."""
     timed(point, variant)

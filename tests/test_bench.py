@@ -11,11 +11,12 @@ import pytest
 import torch
 from torch import nn
 
-from dynkern import models, subnets
-from dynkern.bench import peers, real
+from dynkern import engine, models, subnets
+from dynkern.bench import peers, real, stages
 from dynkern.bench.cases import SPARSITY_SUITE, WIDTH_SUITE, Point, TernaryCase, WidthCase, plan
+from dynkern.bench.results import ENGINE, MODULES, RUNTIMES, rival
 from dynkern.bench.run import MOST, Budget, measure, run
-from dynkern.bench.stages import Task, TernaryStage, WidthStage
+from dynkern.bench.stages import Task, TernaryStage, WidthStage, once
 from dynkern.bench.timer import Measurement, interleave, threads
 
 POINT = Point(TernaryCase("conv 8 to 8, 4x4", 8, 8, 4, values=(0.5,)), 0.5, 1, 1)
@@ -214,11 +215,50 @@ def test_a_wrong_output_gets_no_time() -> None:
     assert rows["dynkern"].speedup == {}
 
 
-def test_our_own_wrong_output_gets_no_time_and_our_own_failure_is_raised() -> None:
-    rows = run(POINT, made_task(dynkern=lambda: torch.zeros(1), torch_dense=lambda: torch.ones(1)), lambda: 0.0)
-    assert (rows[0].status, rows[0].median_s) == ("wrong", None)
-    with pytest.raises(ZeroDivisionError):
-        run(POINT, made_task(dynkern=lambda: torch.ones(1 // 0)), lambda: 0.0)
+@pytest.mark.parametrize("own", ["dynkern", "engine"])
+def test_our_own_wrong_output_or_failure_gets_no_time(own: str) -> None:
+    rows = run(POINT, made_task(**{own: lambda: torch.zeros(1), "torch_dense": lambda: torch.ones(1)}), lambda: 0.0)
+    assert [(row.status, row.median_s is None) for row in rows] == [("wrong", True), ("ok", False)]
+    rows = run(POINT, made_task(**{own: lambda: torch.ones(1 // 0), "torch_dense": lambda: torch.ones(1)}), lambda: 0.0)
+    assert [(row.status, row.median_s is None) for row in rows] == [("failed", True), ("ok", False)]
+    assert rows[0].reason.startswith("ZeroDivisionError")
+
+
+def test_what_is_made_once_is_made_when_needed_and_fails_again_alike() -> None:
+    calls = []
+
+    def make() -> int:
+        calls.append(1)
+        if fails:
+            raise KeyError("no")
+        return 7
+
+    fails = False
+    result = once(make)
+    assert calls == []
+    assert [result(), result()] == [7, 7]
+    assert len(calls) == 1
+    fails = True
+    result = once(make)
+    for _ in range(2):
+        with pytest.raises(KeyError, match="no"):
+            result()
+    assert len(calls) == 2
+
+
+def test_baselines_are_compared_with_their_like() -> None:
+    assert {rival(peer.variant, "width") for peer in peers.OPTIONAL.values()} == {ENGINE}
+    assert {rival(name, "width") for name in ("eager_sliced", "eager_extracted")} == {MODULES}
+    assert {rival(name, "sparsity") for name in ("torch_dense", "torch_sparse", *RUNTIMES)} == {MODULES}
+    assert rival("eager", "real") == MODULES
+
+
+def test_names_of_our_variants() -> None:
+    names = ("dynkern engine", "dynkern modules", "dynkern modules", "dynkern")
+    asked = ((ENGINE, "width"), (MODULES, "width"), (MODULES, "real"), (MODULES, "sparsity"))
+    assert tuple(peers.label(*what) for what in asked) == names
+    assert peers.label("eager_sliced", "width") == peers.LABELS["eager_sliced"]
+    assert peers.label("from_elsewhere", "width") == "from_elsewhere"
 
 
 def test_percentiles_and_speedups_reach_the_rows() -> None:
@@ -262,13 +302,56 @@ def test_width_stage_runs_every_width_right() -> None:
         task = stage.task(Point(case, width, 2, 1))
         macs[width] = task.macs
         ran = set(task.variants) - {"torch_compile"}
-        assert ran == {"dynkern", "eager_sliced", "eager_extracted"}
+        assert ran == {"dynkern", "engine", "eager_sliced", "eager_extracted"}
         # Only where it is worth its compile time: one image, one thread, at the widths that the case names.
         assert "torch_compile" not in task.variants
         assert ("torch_compile" in stage.task(Point(case, width, 1, 1)).variants) == (width == 1.0)
         with torch.no_grad():
             assert all(task.error(task.variants[name]()()) <= task.tolerance for name in ran)
     assert macs == {1.0: 2 * 40_551_040, 0.25: 2 * 2_617_504}
+
+
+def test_a_network_is_compiled_once_for_all_its_points(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = []
+    used = []
+
+    def compile(net: nn.Module, x: torch.Tensor) -> Callable[..., torch.Tensor]:
+        made.append(tuple(x.shape))
+        compiled = engine.compile(net, x)
+
+        def call(x: torch.Tensor, subnet: float) -> torch.Tensor:
+            used.append((subnet, len(x), torch.get_num_threads()))
+            return compiled(x, subnet=subnet)
+
+        return call
+
+    monkeypatch.setattr(stages, "compile", compile)
+    case = WidthCase("ResNet-20", "resnet20", values=(0.25, 1.0))
+    points = [Point(case, width, batch, count) for batch in (1, 2) for count in (1, 2) for width in case.values]
+    rows = measure(points, peers.none(""), budget_s=0.01)
+    assert made == [(1, 3, 32, 32)]
+    assert list(dict.fromkeys(used)) == [(point.value, point.batch, point.threads) for point in points]
+    assert {row.status for row in rows} == {"ok"}
+
+
+def test_a_network_that_does_not_compile_is_our_failure_at_every_point(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = []
+
+    def compile(net: nn.Module, x: torch.Tensor) -> None:
+        made.append(net)
+        raise ValueError("layer1: the engine has no operator of that kind\nand more")
+
+    monkeypatch.setattr(stages, "compile", compile)
+    case = WidthCase("ResNet-20", "resnet20", values=(0.25, 1.0))
+    rows = measure([Point(case, width, 1, 1) for width in case.values], peers.none(""), budget_s=0.01)
+    failed = [row for row in rows if row.status != "ok"]
+    assert [(row.variant, row.value, row.status) for row in failed] == [
+        ("engine", 0.25, "failed"),
+        ("engine", 1.0, "failed"),
+    ]
+    assert {row.reason for row in failed} == {"ValueError: layer1: the engine has no operator of that kind"}
+    assert len(rows) == 8
+    assert len(made) == 1
 
 
 def test_stages_repeat_themselves_and_leave_the_random_numbers_alone() -> None:
@@ -284,24 +367,48 @@ def test_measure_refuses_points_of_no_suite() -> None:
         measure(real.plan("resnet20", [1], [1]), peers.none(""))
 
 
-def test_accuracy_compares_both_networks() -> None:
-    plain = models.resnet20().eval()
-    ours = models.resnet20().eval()
-    ours.load_state_dict(plain.state_dict())
-    trained = real.Trained(plain, subnets.slim(ours, subnets=(1.0,)))
+@pytest.fixture
+def trained() -> real.Trained:
+    torch.manual_seed(0)
+    return real.trained(models.resnet20().eval())
+
+
+def test_accuracy_compares_every_variant_with_pytorch(trained: real.Trained) -> None:
     x = torch.randn(260, 3, 32, 32)
     with torch.no_grad():
-        labels = plain(x).argmax(1)
+        labels = trained.plain(x).argmax(1)
     labels[:26] = (labels[:26] + 1) % 10
     steps: list[str] = []
     found = real.accuracy(trained, x, labels, threads=1, started=steps.append)
     assert found["images"] == 260
     assert found["plain"] == pytest.approx(0.9)
     assert found["dynkern"] == pytest.approx(0.9, abs=2 / 260)
+    assert found["engine"] == pytest.approx(0.9, abs=2 / 260)
     assert found["difference"] <= 1e-4 * found["largest"]
+    assert found["engine_difference"] <= 1e-4 * found["largest"]
     assert len(steps) == real.chunks(260) == 2
     with torch.no_grad():
-        ours.get_submodule("linear").bias[0] += 1000
+        trained.modules.get_submodule("linear").bias[0] += 1000
     found = real.accuracy(trained, x, labels, threads=1)
     assert found["difference"] == pytest.approx(1000, rel=1e-3)
     assert found["agree"] < 1
+    # The engine has the weights it was compiled with, until it takes in the new ones.
+    assert found["engine_difference"] <= 1e-4 * found["largest"]
+    trained.engine().refresh()
+    found = real.accuracy(trained, x, labels, threads=1)
+    assert found["engine_difference"] == pytest.approx(1000, rel=1e-3)
+    assert found["engine_agree"] < 1
+
+
+def test_a_trained_network_that_does_not_compile_is_our_failure(trained: real.Trained) -> None:
+    def engine_() -> engine.Compiled:
+        raise ValueError("no such operator")
+
+    broken = real.Trained(trained.plain, trained.modules, engine_)
+    x = torch.randn(4, 3, 32, 32)
+    found = real.accuracy(broken, x, torch.zeros(4, dtype=torch.int64), threads=1)
+    assert {"plain", "dynkern"} < set(found)
+    assert not any(key.startswith("engine") for key in found)
+    rows = real.measure(broken, x, real.plan("resnet20", [4], [1]), budget_s=0.01)
+    assert [(row.variant, row.status) for row in rows] == [("eager", "ok"), ("dynkern", "ok"), ("engine", "failed")]
+    assert rows[-1].reason == "ValueError: no such operator"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import time
@@ -132,11 +133,12 @@ def test_bench_quick_writes_everything(tmp_path: Path, capsys: pytest.CaptureFix
     assert {row.threads for row in found.rows} == {1}
     at = {(row.suite, row.value, row.variant) for row in found.rows}
     eager = ("eager_sliced", "eager_extracted")
-    assert at == {("width", v, name) for v in (0.25, 1.0) for name in ("dynkern", *eager)} | {
+    assert at == {("width", v, name) for v in (0.25, 1.0) for name in ("dynkern", "engine", *eager)} | {
         ("sparsity", v, name) for v in (0.0, 0.9) for name in ("dynkern", "torch_dense")
     }
     for text in ("ResNet-20, 32x32, batch 1, 1 thread", "against dense torch", "left out by --quick", "results.json"):
         assert text in captured.out
+    assert re.search(r"\nResNet-20, 32x32: 0\.\d{3} at width 0\.25 \(.* of .*\), ideal 0\.065\n", captured.out)
     # No progress bar where there is no terminal.
     assert len(captured.err.splitlines()) == 1
 
@@ -158,6 +160,42 @@ def test_bench_takes_its_options(tmp_path: Path) -> None:
     assert not (tmp_path / "out" / "results.json").exists()
 
 
+def test_bench_exits_with_1_if_the_engine_alone_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(*args: object) -> None:
+        raise ValueError("conv1: no such operator")
+
+    monkeypatch.setattr("dynkern.bench.stages.compile", refuse)
+    assert main(["bench", "--quick", "--suite", "width", "--out", str(tmp_path)]) == 1
+    assert "dynkern engine: failed at ResNet-20, 32x32, 0.25 and 1 more: ValueError: conv1" in capsys.readouterr().out
+    statuses = {(row.variant, row.status) for row in results.read(tmp_path / "results.json").rows}
+    assert statuses == {
+        ("engine", "failed"),
+        *((name, "ok") for name in ("dynkern", "eager_sliced", "eager_extracted")),
+    }
+
+
+@pytest.mark.parametrize("variant", ["dynkern", "engine"])
+def test_bench_exits_with_1_if_one_output_of_ours_is_wrong(
+    variant: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def off(point, task, share):
+        def wrong(build):
+            call = build()
+            return lambda: 1.001 * call()
+
+        variants = {**task.variants, variant: lambda: wrong(task.variants[variant])}
+        return run_point(point, type(task)(**{**vars(task), "variants": variants}), share)
+
+    monkeypatch.setattr("dynkern.bench.run.run", off)
+    assert main(["bench", "--quick", "--suite", "width", "--out", str(tmp_path)]) == 1
+    assert "WRONG" in capsys.readouterr().out
+    rows = results.read(tmp_path / "results.json").rows
+    assert {row.variant for row in rows if row.status != "ok"} == {variant}
+    assert all((row.median_s is None) == (row.variant == variant) for row in rows)
+
+
 def test_bench_exits_with_1_if_our_output_is_wrong(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -177,16 +215,17 @@ def test_bench_on_real_images(shared_data: Path, tmp_path: Path, capsys: pytest.
     options = ["--images", "1000", "--threads", "1", "--batch", "1,8", "--budget", "0.5"]
     assert main(["bench", *argv, *options, "--json", str(tmp_path / "r.json"), "--out", str(tmp_path)]) == 0
     found = results.read(tmp_path / "r.json")
-    assert found.accuracy["plain"] == found.accuracy["dynkern"] > 0.79
-    assert found.accuracy["agree"] == 1
+    assert found.accuracy["plain"] == found.accuracy["dynkern"] == found.accuracy["engine"] > 0.79
+    assert found.accuracy["agree"] == found.accuracy["engine_agree"] == 1
     # 20 layers of float32 in another order.
     assert found.accuracy["difference"] < 1e-5 * found.accuracy["largest"]
+    assert found.accuracy["engine_difference"] < 1e-5 * found.accuracy["largest"]
     assert {(row.batch, row.variant, row.status) for row in found.rows} == {
-        (batch, variant, "ok") for batch in (1, 8) for variant in ("dynkern", "eager")
+        (batch, variant, "ok") for batch in (1, 8) for variant in ("dynkern", "engine", "eager")
     }
     out = capsys.readouterr().out
-    assert "Accuracy on 1,000 test images" in out
-    assert "Same answer on 1,000 of 1,000 images." in out
+    assert re.search(r"1,000 test images +PyTorch +dynkern modules +dynkern engine", out)
+    assert re.search(r"answers as PyTorch's +1,000 +1,000", out)
 
 
 @pytest.mark.shared_data

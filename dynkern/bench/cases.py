@@ -79,7 +79,7 @@ Case = WidthCase | TernaryCase | TrainedCase
 
 WIDTH_SUITE = (
     WidthCase("ResNet-20, 32x32", "resnet20", batches=(1, 32), compiled=(0.25, 1.0)),
-    WidthCase("ResNet-18, 224x224", "resnet18", batches=(1, 4)),
+    WidthCase("ResNet-18, 224x224", "resnet18", batches=(1, 2)),
 )
 # The 3x3 convolutions of ResNet-20* (Dordoni et al., MLSP 2024), and a linear layer.
 SPARSITY_SUITE = (

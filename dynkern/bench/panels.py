@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
-from dynkern.bench.results import OURS, Row
+from dynkern.bench.results import ENGINE, MODULES, Row
 
 # What a ternary layer has to beat.
 DENSE = "torch_dense"
@@ -30,13 +30,18 @@ class Panel:
     def ideal(self) -> list[tuple[float, float]]:
         """(value, seconds) if time were proportional to the MACs that remain.
 
-        It starts from dynkern's own time with the most MACs: the full width, or no zeros.
+        It starts from dynkern's own time with the most MACs: the engine's at full width, or a layer's without zeros.
         """
-        own = self.curves.get(OURS, ())
+        own = self.curves.get(ENGINE) or self.curves.get(MODULES, ())
         if not own:
             return []
         most = max(own, key=lambda row: row.macs)
         return [(row.value, (most.median_s or 0.0) * row.macs / most.macs) for row in own]
+
+    def scaling(self) -> tuple[Row, Row] | None:
+        """The engine's rows with the fewest and the most MACs; None if it ran at fewer than two widths."""
+        rows = sorted(self.curves.get(ENGINE, ()), key=lambda row: row.macs)
+        return (rows[0], rows[-1]) if len(rows) > 1 else None
 
     def break_even(self) -> float | None:
         """The share of zeros from which on dynkern is faster than dense torch at every measured point.
@@ -45,7 +50,7 @@ class Panel:
         is slower at the largest.
         """
         return break_even(
-            [(row.value, row.speedup[DENSE]) for row in self.curves.get(OURS, ()) if DENSE in row.speedup]
+            [(row.value, row.speedup[DENSE]) for row in self.curves.get(MODULES, ()) if DENSE in row.speedup]
         )
 
 

@@ -18,11 +18,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dynkern.bench.results import MODULES
+
 Call = Callable[[], Tensor | np.ndarray]
 
-# How every variant is named in tables and plots.
+# How every variant is named in tables and plots, in the order of the legend.
 LABELS = {
-    "dynkern": "dynkern",
+    "engine": "dynkern engine",
+    "dynkern": "dynkern modules",
     "eager": "PyTorch",
     "eager_sliced": "eager, sliced per call",
     "eager_extracted": "eager, extracted",
@@ -32,6 +35,11 @@ LABELS = {
     "onnxruntime": "ONNX Runtime",
     "openvino": "OpenVINO",
 }
+
+
+def label(variant: str, suite: str) -> str:
+    """The name of a variant: for :data:`LABELS`, but of single layers there is only one variant of ours."""
+    return "dynkern" if suite == "sparsity" and variant == MODULES else LABELS.get(variant, variant)
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,11 @@
-"""A trained network on real images: the plain PyTorch network beside the one that runs dynkern's kernels."""
+"""A trained network on real images: the plain PyTorch network beside dynkern's drop-in modules and engine."""
 
 from __future__ import annotations
 
 import copy
 import os
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import torch
@@ -14,18 +15,21 @@ from dynkern import models
 from dynkern.bench import peers
 from dynkern.bench.cases import Point, TrainedCase
 from dynkern.bench.peers import Subject
-from dynkern.bench.results import OURS, Row
+from dynkern.bench.results import ENGINE, MODULES, Row
 from dynkern.bench.run import Budget, run
-from dynkern.bench.stages import Task, double, network_error, network_tolerance
+from dynkern.bench.stages import Task, double, engine_call, network_error, network_tolerance, once
 from dynkern.bench.timer import threads as using_threads
 from dynkern.checkpoint import load_checkpoint
 from dynkern.count import Count
 from dynkern.count import count as count_macs
 from dynkern.data import load_cifar10, normalize
+from dynkern.engine import Compiled, compile
 from dynkern.subnets import slim
 
 # The networks that CIFAR-10 can be run through, the default first.
-NAMES = tuple(name for name, model in models.MODELS.items() if model.input_shape == (3, 32, 32))
+SHAPE = (3, 32, 32)
+NAMES = tuple(name for name, model in models.MODELS.items() if model.input_shape == SHAPE)
+FULL = 1.0
 BATCHES = (1, 32)
 BUDGET = 10.0
 # Images per call while the accuracy is taken.
@@ -34,16 +38,29 @@ CHUNK = 250
 
 @dataclass(frozen=True)
 class Trained:
-    """One network twice, with the same weights and statistics: plain PyTorch, and with dynkern's kernels."""
+    """One network, with the same weights and statistics three times.
+
+    Attributes:
+        plain: PyTorch's modules.
+        modules: dynkern's drop-in modules.
+        engine: gives the network compiled, or raises the error of compiling it.
+    """
 
     plain: nn.Module
-    ours: nn.Module
+    modules: nn.Module
+    engine: Callable[[], Compiled]
 
 
 def load(name: str, checkpoint: str | os.PathLike[str]) -> Trained:
     """The network ``name`` with the weights of a file that ``torch.save`` wrote; see :func:`dynkern.checkpoint`."""
     plain = load_checkpoint(models.build(name), checkpoint).eval()
-    return Trained(plain, slim(copy.deepcopy(plain), subnets=(1.0,)).eval())
+    return trained(plain)
+
+
+def trained(plain: nn.Module) -> Trained:
+    """``plain``, a network for CIFAR-10, with dynkern's modules and compiled; itself as it was."""
+    modules = slim(copy.deepcopy(plain), subnets=(FULL,)).eval()
+    return Trained(plain, modules, once(lambda: compile(modules, torch.zeros(1, *SHAPE))))
 
 
 def images(folder: str | os.PathLike[str], limit: int | None = None) -> tuple[Tensor, Tensor]:
@@ -53,11 +70,10 @@ def images(folder: str | os.PathLike[str], limit: int | None = None) -> tuple[Te
 
 
 def chunks(images: int) -> int:
-    """How many calls :func:`accuracy` makes of each network."""
+    """How many calls :func:`accuracy` makes of each variant."""
     return -(-images // CHUNK)
 
 
-@torch.inference_mode()
 def accuracy(
     trained: Trained,
     images: Tensor,
@@ -66,33 +82,39 @@ def accuracy(
     threads: int,
     started: Callable[[str], object] = lambda step: None,
 ) -> dict[str, float]:
-    """Run every image through both networks.
+    """Run every image through each variant.
 
     Returns:
-        ``images``; ``plain`` and ``dynkern``, the shares of right answers; ``agree``, the share of images on which both
-        answer the same; ``difference``, the largest between two logits; ``largest``, the largest magnitude of a logit.
+        ``images``; ``largest``, the largest magnitude of a logit; ``plain``, PyTorch's share of right answers. Of the
+        modules ``dynkern``, the same, ``agree``, the share of images on which they answer as PyTorch does, and
+        ``difference``, the largest between two logits. Of the engine ``engine``, ``engine_agree`` and
+        ``engine_difference``, unless compiling fails: :func:`measure` tells that.
     """
-    outputs: dict[str, list[Tensor]] = {"plain": [], "ours": []}
-    with using_threads(threads):
+    calls: dict[str, Callable[[Tensor], Tensor]] = {"plain": trained.plain, MODULES: trained.modules}
+    with suppress(Exception):
+        calls[ENGINE] = trained.engine()
+    outputs: dict[str, list[Tensor]] = {name: [] for name in calls}
+    with using_threads(threads), torch.inference_mode():
         for i, chunk in enumerate(images.split(CHUNK)):
             started(f"images {i * CHUNK} to {i * CHUNK + len(chunk)}")
-            outputs["plain"].append(trained.plain(chunk))
-            outputs["ours"].append(trained.ours(chunk))
-    plain, ours = (torch.cat(parts) for parts in outputs.values())
-    return {
-        "images": len(images),
-        "plain": float((plain.argmax(1) == labels).double().mean()),
-        "dynkern": float((ours.argmax(1) == labels).double().mean()),
-        "agree": float((plain.argmax(1) == ours.argmax(1)).double().mean()),
-        "difference": float((plain - ours).abs().max()),
-        "largest": float(plain.abs().max()),
-    }
+            for name, call in calls.items():
+                outputs[name].append(call(chunk))
+    logits = {name: torch.cat(parts) for name, parts in outputs.items()}
+    plain = logits["plain"]
+    found: dict[str, float] = {"images": len(images), "largest": float(plain.abs().max())}
+    for name, own in logits.items():
+        found[name] = float((own.argmax(1) == labels).double().mean())
+    for name, prefix in ((MODULES, ""), (ENGINE, "engine_")):
+        if name in logits:
+            found[f"{prefix}agree"] = float((plain.argmax(1) == logits[name].argmax(1)).double().mean())
+            found[f"{prefix}difference"] = float((plain - logits[name]).abs().max())
+    return found
 
 
 def plan(name: str, batches: Sequence[int], threads: Sequence[int]) -> list[Point]:
     """The points at which the network is timed."""
     case = TrainedCase(f"{name}, trained, on real images")
-    return [Point(case, 1.0, batch, count) for batch in batches for count in threads]
+    return [Point(case, FULL, batch, count) for batch in batches for count in threads]
 
 
 def measure(
@@ -103,7 +125,7 @@ def measure(
     budget_s: float = BUDGET,
     started: Callable[[Point], object] = lambda point: None,
 ) -> list[Row]:
-    """Check and time both networks on the first images, in turn."""
+    """Check and time every variant on the first images, in turn."""
     budget = Budget(budget_s, len(points))
     rows: list[Row] = []
     for point in points:
@@ -117,7 +139,8 @@ def _task(trained: Trained, x: Tensor) -> Task:
     found = count_macs(trained.plain, x)
     macs = found.macs if isinstance(found, Count) else 0
     variants = {
-        OURS: lambda: peers.eager(Subject(trained.ours, x), 0),
         "eager": lambda: peers.eager(Subject(trained.plain, x), 0),
+        MODULES: lambda: peers.eager(Subject(trained.modules, x), 0),
+        ENGINE: lambda: engine_call(trained.engine(), x, FULL),
     }
     return Task(variants, network_error(double(trained.plain, x)), network_tolerance(trained.plain), macs, macs)

@@ -2,42 +2,60 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING
 
 from dynkern.bench.cases import counted
 from dynkern.bench.extras import need
 from dynkern.bench.panels import panels
-from dynkern.bench.peers import LABELS
-from dynkern.bench.results import OURS, Results, Row
+from dynkern.bench.peers import LABELS, label
+from dynkern.bench.results import ENGINE, MODULES, OURS, Results, Row, rival
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
 _HOW = (
-    "Median time of one call; in brackets, how many times faster dynkern is (median over the rounds; below 1 it is "
-    "slower). Error: the largest of all variants against float64, {relative}."
+    "Median time of one call; in brackets, how many times faster {faster} (median over the rounds; below 1: slower). "
+    "Error: the largest of all variants against float64, relative to the {relative}."
 )
 HEAD = {
-    "width": "[bold]Width.[/] " + _HOW.format(relative="relative to the largest output"),
-    "sparsity": "[bold]Sparsity.[/] " + _HOW.format(relative="relative to the sum of magnitudes behind an output"),
-    "real": "[bold]Trained network.[/] " + _HOW.format(relative="relative to the largest output"),
+    "width": "[bold]Width.[/] "
+    + _HOW.format(
+        faster="dynkern is, like against like: the modules against eager PyTorch, the engine against torch.compile, "
+        "ONNX Runtime and OpenVINO",
+        relative="largest output",
+    ),
+    "sparsity": "[bold]Sparsity.[/] " + _HOW.format(faster="dynkern is", relative="sum of magnitudes behind an output"),
+    "real": "[bold]Trained network.[/] "
+    + _HOW.format(faster="dynkern's modules are, like against like", relative="largest output"),
 }
+SUMMARY = (
+    "[bold]Summary.[/] Time of dynkern's engine at the least width as a share of that at the full width; ideal: the "
+    "share of the MACs. Batch 1, 1 thread.\n"
+)
+# Columns of a head before it is broken into lines.
+HEAD_WIDTH = 13
 
 
 def show(results: Results, console: Console) -> None:
-    """Print everything: the machine, one table per case, batch and thread count, and what was not measured."""
+    """Print everything: the machine, a table per case, batch and thread count, what was not measured, a summary."""
     console.print(caption(results), highlight=False, markup=False)
-    for line in accuracy(results):
-        console.print(line, highlight=False)
+    if results.accuracy:
+        _show_accuracy(results.accuracy, console)
     for suite, rows in groupby(results.rows, lambda row: row.suite):
         console.print(f"\n{HEAD[suite]}\n", highlight=False)
         for _, group in groupby(rows, lambda row: (row.case, row.batch, row.threads)):
             _show_panel(list(group), console)
     for line in notes(results):
         console.print(line, highlight=False, markup=False)
+    if lines := summary(results):
+        console.print(f"\n{SUMMARY}", highlight=False)
+        for line in lines:
+            console.print(line, highlight=False, markup=False)
+        console.print()
 
 
 def _show_panel(rows: Sequence[Row], console: Console) -> None:
@@ -50,24 +68,44 @@ def _show_panel(rows: Sequence[Row], console: Console) -> None:
     console.print()
 
 
-def accuracy(results: Results) -> list[str]:
-    """What a run on real images found."""
-    found = results.accuracy
-    if not found:
-        return []
-    count = int(found["images"])
-    return [
-        f"Accuracy on {count:,} test images: PyTorch {found['plain']:.2%}, dynkern {found['dynkern']:.2%}.",
-        f"Largest difference of a logit: {found['difference']:.1e} (the largest logit is {found['largest']:.1f}).",
-        f"Same answer on {round(found['agree'] * count):,} of {count:,} images.",
-    ]
+def _show_accuracy(found: Mapping[str, float], console: Console) -> None:
+    """What a run on real images found: a column per variant."""
+    images = int(found["images"])
+    made = _table([f"{images:,} test images", *(LABELS[name] for name in ("eager", MODULES, ENGINE))])
+    made.add_row("right answers", *(_known("{:.2%}", found.get(key)) for key in ("plain", MODULES, ENGINE)))
+    agree = (found.get("agree"), found.get("engine_agree"))
+    made.add_row("answers as PyTorch's", "", *(_known("{:,}", a if a is None else round(a * images)) for a in agree))
+    differences = (found.get("difference"), found.get("engine_difference"))
+    made.add_row("largest difference of a logit", "", *(_known("{:.1e}", d) for d in differences))
+    made.add_row("largest logit", f"{found['largest']:.1f}", "", "")
+    console.print()
+    console.print(made)
+
+
+def _known(form: str, value: float | None) -> str:
+    return "-" if value is None else form.format(value)
+
+
+def summary(results: Results) -> list[str]:
+    """How far the engine's time falls with the width, a line per network."""
+    lines = []
+    for panel in panels(results.rows, "width"):
+        ends = panel.scaling() if (panel.batch, panel.threads) == (1, 1) else None
+        if ends is None:
+            continue
+        (least, low), (full, high) = ((row, row.median_s or 0.0) for row in ends)
+        lines.append(
+            f"{panel.case}: {low / high:.3f} at width {least.value:g} ({duration(low)} of {duration(high)}), "
+            f"ideal {least.macs / full.macs:.3f}"
+        )
+    return lines
 
 
 def caption(results: Results) -> str:
     """Machine, threads, versions, commit and date in one line."""
     machine, versions = results.machine, results.versions
     threads = sorted({row.threads for row in results.rows})
-    ran = {"torch"} | {row.variant for row in results.rows if row.variant != OURS}
+    ran = {"torch"} | {row.variant for row in results.rows if row.variant not in OURS}
     parts = [
         f"{machine['cpu']}, {counted(machine['cores'], 'core')}, {machine['isa']}",
         f"{' and '.join(map(str, threads))} {'thread' if threads == [1] else 'threads'}",
@@ -81,25 +119,22 @@ def caption(results: Results) -> str:
 def table(rows: Sequence[Row]) -> Table:
     """One case with one batch size and thread count: a line per width or share of zeros, a column per variant."""
     sparse = rows[0].suite == "sparsity"
-    made: Table = need("rich.table").Table(
-        box=need("rich.box").SIMPLE_HEAD,
-        padding=(0, 2, 0, 0),
-        pad_edge=False,
-    )
     variants = list(dict.fromkeys(row.variant for row in rows))
-    heads = [
-        "zeros" if sparse else "width",
-        "MACs",
-        *(LABELS.get(v, v).replace(", ", ",\n") for v in variants),
-        "error",
-    ]
-    for head in heads:
-        made.add_column(head, justify="right", overflow="fold")
+    heads = [textwrap.fill(label(variant, rows[0].suite), HEAD_WIDTH) for variant in variants]
+    made = _table(["zeros" if sparse else "width", "MACs", *heads, "error"])
     for value, group in groupby(rows, lambda row: row.value):
         at = {row.variant: row for row in group}
-        label = f"{value:.0%}" if sparse else f"{value:g}"
-        cells = [_cell(at.get(variant), at.get(OURS)) for variant in variants]
-        made.add_row(label, big(next(iter(at.values())).macs), *cells, _error(at.values()))
+        cells = [_cell(at.get(variant), at.get(rival(variant, rows[0].suite))) for variant in variants]
+        made.add_row(
+            f"{value:.0%}" if sparse else f"{value:g}", big(next(iter(at.values())).macs), *cells, _error(at.values())
+        )
+    return made
+
+
+def _table(heads: Sequence[str]) -> Table:
+    made: Table = need("rich.table").Table(box=need("rich.box").SIMPLE_HEAD, padding=(0, 2, 0, 0), pad_edge=False)
+    for head in heads:
+        made.add_column(head, justify="right", overflow="fold")
     return made
 
 
@@ -108,7 +143,7 @@ def _cell(row: Row | None, ours: Row | None) -> str:
         return "-"
     if row.median_s is None:
         return f"[bold red]{row.status.upper()}[/]"
-    factor = ours.speedup.get(row.variant) if ours else None
+    factor = ours.speedup.get(row.variant) if ours and row.variant not in OURS else None
     if factor is None:
         return duration(row.median_s)
     color = "green" if factor >= 1 else "red"
@@ -129,7 +164,7 @@ def notes(results: Results) -> list[str]:
             failures.setdefault((row.variant, row.reason or row.status), []).append(row)
     for (variant, reason), rows in failures.items():
         where = f"{rows[0].case}, {rows[0].value:g}" + (f" and {len(rows) - 1} more" if len(rows) > 1 else "")
-        lines.append(f"{LABELS.get(variant, variant)}: {rows[0].status} at {where}: {reason}")
+        lines.append(f"{label(variant, rows[0].suite)}: {rows[0].status} at {where}: {reason}")
     return lines
 
 

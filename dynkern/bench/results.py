@@ -13,8 +13,20 @@ from typing import Any
 SCHEMA = 1
 SUITES = ("width", "sparsity", "real")
 STATUSES = ("ok", "wrong", "failed")
-# The variant that everything is compared with.
-OURS = "dynkern"
+# dynkern's own variants: the drop-in modules (or a packed layer), and the engine.
+MODULES, ENGINE = "dynkern", "engine"
+OURS = (MODULES, ENGINE)
+# Baselines that have the whole network as one program, as the engine does.
+RUNTIMES = ("torch_compile", "onnxruntime", "openvino")
+
+
+def rival(variant: str, suite: str) -> str:
+    """Which of ours the baseline ``variant`` is compared with: like with like.
+
+    A runtime is compared with the engine, PyTorch's eager modules with the drop-in modules. Single layers, in the suite
+    ``"sparsity"``, have no engine.
+    """
+    return ENGINE if suite == "width" and variant in RUNTIMES else MODULES
 
 
 @dataclass(frozen=True)
@@ -80,7 +92,7 @@ class Results:
         date: UTC, ISO 8601.
         left_out: baselines that were not measured, or not everywhere, and why.
         rows: every variant at every point.
-        accuracy: of a run on real images: the share of right answers of each variant, and how far they differ.
+        accuracy: of a run on real images: see :func:`dynkern.bench.real.accuracy`.
     """
 
     machine: Mapping[str, Any]

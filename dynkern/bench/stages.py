@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -16,8 +17,9 @@ from dynkern import models, ops
 from dynkern.bench import peers
 from dynkern.bench.cases import Point, TernaryCase, WidthCase
 from dynkern.bench.peers import Call, Choice, Subject
-from dynkern.bench.results import OURS
+from dynkern.bench.results import ENGINE, MODULES
 from dynkern.count import count
+from dynkern.engine import Compiled, compile
 from dynkern.nn.packed import PackedTernaryConv2d, PackedTernaryLinear
 from dynkern.nn.selection import Key
 from dynkern.subnets import calibrate_bn, extract, select, slim
@@ -27,6 +29,7 @@ EPS = torch.finfo(torch.float32).eps
 CALIBRATION = (8, 64)
 
 Build = Callable[[], Call]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,7 @@ class Task:
 
 
 class WidthStage:
-    """A network with random weights at every width, and its plain twins."""
+    """A network with random weights at every width, its engine, and its plain twins."""
 
     def __init__(self, case: WidthCase, choice: Choice) -> None:
         self.case, self.choice = case, choice
@@ -63,6 +66,7 @@ class WidthStage:
         self.net.eval()
         self.plain = cache(self._plain)
         self.inputs = cache(self._inputs)
+        self.engine = once(lambda: compile(self.net, self.inputs(1)))
         self.subject = cache(self._subject)
         self.reference = cache(self._reference)
         counted = count(self.net, (1, *self.shape))
@@ -73,9 +77,10 @@ class WidthStage:
         plain, x = self.plain(point.value), self.inputs(point.batch)
         subject, reference = self.subject(point.value, point.batch), self.reference(point.value, point.batch)
         variants: dict[str, Build] = {
-            OURS: lambda: self._ours(point),
+            MODULES: lambda: self._modules(point),
             "eager_sliced": lambda: peers.eager(Subject(peers.sliced_twin(self.net, plain), x), point.threads),
             "eager_extracted": lambda: peers.eager(subject, point.threads),
+            ENGINE: lambda: engine_call(self.engine(), x, point.value),
         }
         for peer in self.choice.wanted:
             if self.choice.everywhere or peer.variant != "torch_compile" or self._affords_compiling(point):
@@ -88,7 +93,7 @@ class WidthStage:
             point.batch * self.macs[max(self.macs)],
         )
 
-    def _ours(self, point: Point) -> Call:
+    def _modules(self, point: Point) -> Call:
         select(self.net, point.value)
         return peers.eager(Subject(self.net, self.inputs(point.batch)), point.threads)
 
@@ -124,7 +129,7 @@ class TernaryStage:
         reference, scale = self.reference(point.value, point.batch)
         subject = Subject(_plain_layer(signs.float()), x)
         variants: dict[str, Build] = {
-            OURS: lambda: peers.eager(Subject(self.packed(point.value), x), point.threads),
+            MODULES: lambda: peers.eager(Subject(self.packed(point.value), x), point.threads),
             "torch_dense": lambda: peers.eager(subject, point.threads),
         }
         if self.case.size is None:
@@ -196,6 +201,30 @@ def network_tolerance(plain: nn.Module) -> float:
     """
     layers = (module for module in plain.modules() if isinstance(module, (nn.Conv2d, nn.Linear)))
     return EPS * sum(layer.weight[0].numel() for layer in layers)
+
+
+def engine_call(engine: Compiled, x: Tensor, subnet: Key) -> Call:
+    """One call of the engine, with as many threads as torch uses at the call."""
+    return lambda: engine(x, subnet=subnet)
+
+
+def once(make: Callable[[], T]) -> Callable[[], T]:
+    """``make``, called when it is first needed and never again: its result every time, or its error."""
+    made: list[T] = []
+    failed: list[Exception] = []
+
+    def result() -> T:
+        if failed:
+            raise failed[0]
+        if not made:
+            try:
+                made.append(make())
+            except Exception as error:
+                failed.append(error)
+                raise
+        return made[0]
+
+    return result
 
 
 def _random(*shape: int) -> Tensor:
