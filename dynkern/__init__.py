@@ -3,8 +3,8 @@
 import torch  # noqa: F401  (first: its OpenMP runtime is the one the extension shares)
 
 try:
-    from dynkern import _C  # noqa: F401
-except ImportError as error:
+    import dynkern._C  # noqa: F401
+except ModuleNotFoundError as error:
     raise ImportError(
         f"dynkern's native module is not in {__path__[0]}: this is a source tree that is not built. Install it "
         "(pip install .) and run from another folder, or build it in place (CONTRIBUTING.md)"
