@@ -67,6 +67,9 @@ void Program::finish(int input, int output) {
   output_ = output;
   for (Value& v : values_) {
     v.layout.pad = pads_[{v.layout.height, v.layout.width}];
+    if (v.channels * v.layout.channel() > INT32_MAX) {
+      throw std::invalid_argument("value: an activation of more than 2^31 elements");
+    }
     layout_ids_.push_back(store_->layout_id(v.layout));
   }
   for (const Maker& make : makers_) steps_.push_back(make(*this));

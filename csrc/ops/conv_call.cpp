@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "ops/conv_call.h"
 
+#include <stdexcept>
+
 namespace dynkern {
 namespace {
 
@@ -76,6 +78,9 @@ ConvCuts::ConvCuts(const ConvCall& call) : direct_(is_direct(call)), planes_(cho
 std::vector<int32_t> ConvCuts::input_offsets(const ConvCall& call) const {
   std::vector<int32_t> offset;
   const int64_t channels = call.image.channels / call.groups;
+  if (channels * channel_stride_ > INT32_MAX) {
+    throw std::invalid_argument("x: an image of more than 2^31 elements is not taken by the ternary kernel");
+  }
   offset.reserve(static_cast<size_t>(channels) * tap_offset_.size());
   for (int64_t c = 0; c < channels; ++c) {
     for (int32_t tap : tap_offset_) offset.push_back(static_cast<int32_t>(c * channel_stride_ + tap));
