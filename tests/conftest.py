@@ -28,6 +28,12 @@ def shared_data() -> Path:
     return root
 
 
+@pytest.fixture(scope="session", autouse=True)
+def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Programs that tests start must find the installed package, not the source tree in the folder pytest ran in."""
+    os.chdir(tmp_path_factory.mktemp("elsewhere"))
+
+
 @pytest.fixture(autouse=True)
 def seed() -> int:
     """Every test starts from the same random numbers."""
