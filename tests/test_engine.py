@@ -27,6 +27,7 @@ from slim_models import NON_UNIFORM, SAMPLES
 from torch import nn
 
 import dynkern as dk
+from dynkern import _C
 from dynkern.data import load_cifar10, normalize
 from dynkern.engine import Compiled, compiled, reference
 from dynkern.engine.capture import capture, tensors_of
@@ -376,3 +377,23 @@ def together(works: list) -> None:
         thread.start()
     for thread in threads:
         thread.join()
+
+
+def test_a_program_runs_under_another_instruction_set() -> None:
+    """Blocks and cuts of the lists made under one instruction set are right under every other."""
+    before = _C.isa()
+    torch.manual_seed(0)
+    layer = nn.Conv2d(96, 96, 3, padding=1, bias=False)
+    with torch.no_grad():
+        layer.weight.copy_(torch.randint(-1, 2, layer.weight.shape))
+    net = dk.pack(dk.ternarize(nn.Sequential(layer), delta=0.5))
+    x = torch.randn(1, 96, 16, 16)
+    try:
+        for made in _C.isas():
+            _C.force_isa(made)
+            run = dk.compile(net, x, threads=1)
+            for used in _C.isas():
+                _C.force_isa(used)
+                torch.testing.assert_close(run(x), net(x), rtol=1e-4, atol=1e-3)
+    finally:
+        _C.force_isa(before)

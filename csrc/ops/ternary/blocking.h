@@ -31,7 +31,10 @@ struct TernaryBlocking {
         static_cast<double>(lists.nonzeros()) / static_cast<double>(lists.outputs() * lists.inputs());
     if (block >= all_inputs || static_cast<double>(block) * per_input < kLeastNonzeros) return;
     inputs = block;
-    partial_floats = outputs * vectors * kernels().lanes;
+    // For the widest vectors there are: a program may run under another instruction set than it was made
+    // under.
+    constexpr int kMostLanes = 16;
+    partial_floats = outputs * vectors * kMostLanes;
   }
 };
 
