@@ -235,8 +235,7 @@ void bind_engine(py::module_& m) {
       .def(py::init<>())
       .def("add_dense", add_dense)
       .def("add_ternary", add_ternary)
-      .def_property_readonly("weight_bytes", &Store::weight_bytes)
-      .def_property_readonly("arena_bytes", &Store::arena_bytes);
+      .def_property_readonly("weight_bytes", &Store::weight_bytes);
   py::class_<Program>(m, "Program")
       .def(py::init<std::shared_ptr<Store>>())
       .def("value", &Program::add_value)

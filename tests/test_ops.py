@@ -201,7 +201,7 @@ def test_long_reduction(isa: str, size: int) -> None:
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
 def test_threads_give_the_same_result(isa: str, threads: int) -> None:
-    """Pieces are cut along pixels and outputs, never along the reduction: bit-equal for any number of threads."""
+    """Pieces are cut along pixels and outputs, never along the reduction: the same but for rounding."""
     before = torch.get_num_threads()
     x, w = torch.randn(1, 24, 40, 40), torch.randn(48, 24, 3, 3)
     small = torch.randn(1, 24, 6, 6)

@@ -9,6 +9,9 @@
 
 namespace dynkern {
 
+// Multiply-adds or additions below which waking a thread costs more than it saves.
+constexpr double kLeastWork = 200e3;
+
 // f(i, thread) for every i in [0, count), on at most `threads` threads; thread < threads. f must not throw.
 template <class F>
 void parallel_for(int64_t count, int threads, F&& f) {

@@ -11,8 +11,6 @@ namespace {
 constexpr int kMostPadding = 3;
 // Fewer pixels than this for a thread: the threads share out the output channels instead of the rows.
 constexpr int64_t kLeastPixels = 128;
-// Planes of a band that a second-level cache holds beside weights and results.
-constexpr int64_t kBandFloats = 96 * 1024;
 
 // What the dense and the ternary convolution have in common: where inputs come from and results go.
 class ConvStep : public Step {
@@ -41,7 +39,7 @@ class ConvStep : public Step {
       }
       return;
     }
-    while (band_rows_ > 1 && plane_channels() * planes_.channel_stride(band_rows_) > kBandFloats) {
+    while (band_rows_ > 1 && group_inputs_ * planes_.channel_stride(band_rows_) > kBandFloats) {
       band_rows_ = (band_rows_ + 1) / 2;
     }
     channel_stride_ = planes_.channel_stride(band_rows_);
@@ -86,11 +84,7 @@ class ConvStep : public Step {
     }
   }
 
-  std::vector<int> reads() const override {
-    std::vector<int> values{spec_.x};
-    if (spec_.epilogue.residual >= 0) values.push_back(spec_.epilogue.residual);
-    return values;
-  }
+  std::vector<int> reads() const override { return spec_.epilogue.reads(spec_.x); }
   int writes() const override { return spec_.y; }
   int64_t scratch_floats() const override { return plane_floats() + work_floats(); }
   int64_t constant_bytes() const override {
@@ -133,10 +127,7 @@ class ConvStep : public Step {
   std::vector<int32_t> tap_offset_;
 
  private:
-  int64_t plane_channels() const { return group_inputs_; }
-  int64_t plane_floats() const {
-    return direct_ ? 0 : (plane_channels() * channel_stride_ + 64 + 15) / 16 * 16;
-  }
+  int64_t plane_floats() const { return direct_ ? 0 : (group_inputs_ * channel_stride_ + 64 + 15) / 16 * 16; }
 
   PlaneOutput output(const Context& c, int64_t channel, Range rows, int pitch) const {
     PlaneOutput out;

@@ -53,11 +53,7 @@ class LinearStep : public Step {
   }
 
   std::string describe() const override { return "linear"; }
-  std::vector<int> reads() const override {
-    std::vector<int> values{spec_.x};
-    if (spec_.epilogue.residual >= 0) values.push_back(spec_.epilogue.residual);
-    return values;
-  }
+  std::vector<int> reads() const override { return spec_.epilogue.reads(spec_.x); }
   int writes() const override { return spec_.y; }
   int64_t constant_bytes() const override { return spec_.epilogue.bytes(); }
 
@@ -98,11 +94,7 @@ class TernaryLinearStep : public Step {
   }
 
   std::string describe() const override { return "ternary linear, lists"; }
-  std::vector<int> reads() const override {
-    std::vector<int> values{spec_.x};
-    if (spec_.epilogue.residual >= 0) values.push_back(spec_.epilogue.residual);
-    return values;
-  }
+  std::vector<int> reads() const override { return spec_.epilogue.reads(spec_.x); }
   int writes() const override { return spec_.y; }
   int64_t constant_bytes() const override { return spec_.epilogue.bytes() + slice_.bytes(); }
 

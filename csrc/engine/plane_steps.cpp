@@ -140,9 +140,7 @@ class PointwiseStep : public PlaneStep {
   }
 
   std::string describe() const override { return "pointwise"; }
-  std::vector<int> reads() const override {
-    return epilogue_.residual < 0 ? std::vector<int>{x_} : std::vector<int>{x_, epilogue_.residual};
-  }
+  std::vector<int> reads() const override { return epilogue_.reads(x_); }
   int64_t constant_bytes() const override { return epilogue_.bytes(); }
 
  private:

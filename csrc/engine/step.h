@@ -49,6 +49,10 @@ struct StepEpilogue {
     }
     return e;
   }
+  // What a step with this epilogue on x reads.
+  std::vector<int> reads(int x) const {
+    return residual < 0 ? std::vector<int>{x} : std::vector<int>{x, residual};
+  }
   int64_t bytes() const {
     return static_cast<int64_t>((scale.size() + shift.size() + residual_scale.size()) * sizeof(float));
   }

@@ -19,14 +19,6 @@ float* Arena::slot(size_t layout_id, const Layout& layout, size_t number, int ch
   return slot.data.get();
 }
 
-int64_t Arena::bytes() const {
-  int64_t floats = 0;
-  for (const auto& slots : slots_) {
-    for (const Slot& slot : slots) floats += slot.floats;
-  }
-  return floats * static_cast<int64_t>(sizeof(float));
-}
-
 size_t Store::add_dense(DenseWeight weight) {
   weights_.push_back({std::make_unique<DenseWeight>(std::move(weight)), nullptr});
   return weights_.size() - 1;
@@ -50,13 +42,6 @@ int64_t Store::weight_bytes() const {
   for (const Weight& w : weights_) {
     bytes += w.dense ? static_cast<int64_t>(w.dense->data.size() * sizeof(float)) : w.ternary->bytes();
   }
-  return bytes;
-}
-
-int64_t Store::arena_bytes() const {
-  const std::lock_guard<std::mutex> lock(mutex_);
-  int64_t bytes = 0;
-  for (const auto& arena : free_) bytes += arena->bytes();
   return bytes;
 }
 

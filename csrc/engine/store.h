@@ -18,7 +18,6 @@ class Arena {
  public:
   // At least `channels` planes of `layout`, the number-th of its slots; valid as long as the arena.
   float* slot(size_t layout_id, const Layout& layout, size_t number, int channels);
-  int64_t bytes() const;
 
  private:
   struct Slot {
@@ -44,7 +43,6 @@ class Store {
 
   size_t layout_id(const Layout& layout);
   int64_t weight_bytes() const;
-  int64_t arena_bytes() const;
 
   // An arena that no other call uses. Give it back after the call.
   std::unique_ptr<Arena> acquire();
@@ -57,7 +55,7 @@ class Store {
   };
   std::vector<Weight> weights_;
   std::vector<Layout> layouts_;
-  mutable std::mutex mutex_;
+  std::mutex mutex_;
   std::vector<std::unique_ptr<Arena>> free_;
 };
 

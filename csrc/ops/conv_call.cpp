@@ -6,11 +6,8 @@
 namespace dynkern {
 namespace {
 
-// Planes of a band fit a second-level cache with room for weights and results.
-constexpr int64_t kBandFloats = 96 * 1024;
-// Fewer pixels than this leave register tiles empty; less work than this is not worth waking a thread.
+// Fewer pixels than this leave register tiles empty.
 constexpr int64_t kLeastPixels = 64;
-constexpr double kLeastWork = 200e3;
 
 bool is_direct(const ConvCall& call) {
   const Window& w = call.window;

@@ -19,6 +19,9 @@
 
 namespace dynkern {
 
+// Planes of a band of rows should not be larger: a second-level cache then has room for weights and results.
+constexpr int64_t kBandFloats = 96 * 1024;
+
 struct Image {
   const float* data;
   int64_t channels, height, width;

@@ -6,14 +6,13 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dynkern import ops
 from dynkern.nn.dynamic import SlicedModule
 from dynkern.nn.plain import plain_conv2d, plain_linear
 from dynkern.nn.selection import Key
-from dynkern.nn.sliced import conv_where, linear_where
+from dynkern.nn.sliced import conv_where, linear_where, pad_as_asked
 from dynkern.ops.ternary_weight import TernaryWeight, check_weight
 
 Size = int | tuple[int, int]
@@ -128,10 +127,7 @@ class PackedTernaryConv2d(PackedTernary):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, active inputs, H, W) to (N, active outputs, H', W')."""
-        padding: Any = self.padding
-        if self.padding_mode != "zeros":
-            x = F.pad(x, self._reversed_padding_repeated_twice, mode=self.padding_mode)
-            padding = 0
+        x, padding = pad_as_asked(self, x)
         s = self.slice_for(x.shape[-3], "channels")
         where = {} if s is None else conv_where(s, self.groups)
         return ops.ternary_conv2d(x, self.weight, self.bias, self.stride, padding, self.dilation, self.groups, **where)

@@ -21,10 +21,7 @@ class SlicedConv2d(SlicedModule, nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, active inputs, H, W) to (N, active outputs, H', W'); unbatched (C, H, W) is taken too."""
-        padding: Any = self.padding
-        if self.padding_mode != "zeros":
-            x = F.pad(x, self._reversed_padding_repeated_twice, mode=self.padding_mode)
-            padding = 0
+        x, padding = pad_as_asked(self, x)
         s = self.slice_for(x.shape[-3], "channels")
         where = {} if s is None else conv_where(s, self.groups)
         return ops.sliced_conv2d(
@@ -79,3 +76,10 @@ def linear_where(s: Slice) -> dict[str, Any]:
         "in_index": s.in_index,
         "out_index": s.out_index,
     }
+
+
+def pad_as_asked(layer: Any, x: Tensor) -> tuple[Tensor, Any]:
+    """``x``, padded unless with zeros, and the padding that is left to the operator, which only knows zeros."""
+    if layer.padding_mode == "zeros":
+        return x, layer.padding
+    return F.pad(x, layer._reversed_padding_repeated_twice, mode=layer.padding_mode), 0

@@ -11,7 +11,6 @@
 namespace dynkern {
 namespace {
 
-constexpr double kLeastWork = 200e3;  // multiply-adds below which waking a thread costs more than it saves
 constexpr int64_t kOutputsOfPiece = 16, kRowsOfPiece = 96;
 
 }  // namespace

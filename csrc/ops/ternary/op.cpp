@@ -9,7 +9,6 @@ namespace {
 
 // Rows of the batch that a piece of a linear layer takes, as lanes: one tile of the widest ISA.
 constexpr int64_t kRowsOfPiece = 256;
-constexpr double kLeastWork = 200e3;  // additions below which waking a thread costs more than it saves
 
 // to[j * to_row + i] = from[i * row + j * column], in blocks that stay in the first-level cache.
 void transpose(const float* from, int64_t row, int64_t column, int64_t rows, int64_t columns, float* to,
