@@ -1,0 +1,44 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "core/isa.h"
+#include "engine/conv_step.h"
+
+namespace dynkern::engine {
+namespace {
+
+class DenseConvStep : public ConvStep {
+ public:
+  DenseConvStep(const ConvSpec& spec, Program& program)
+      : ConvStep(spec, program), weight_(*program.store().dense(spec.weight)) {}
+
+  std::string describe() const override { return "conv2d " + how(); }
+
+ private:
+  void compute(const float* x, int64_t g, Range outputs, const PlaneOutput& out, float*) const override {
+    SlicedConv2d a;
+    a.x = x;
+    a.channels = group_inputs_;
+    a.channel_stride = channel_stride_;
+    a.tap_offset = tap_offset_.data();
+    a.taps = taps_;
+    a.weight = weight_.data.data();
+    a.weight_tap = 1;
+    a.weight_in = taps_;
+    a.weight_out = weight_.shape[1] * taps_;
+    a.in_index = spec_.groups > 1 || spec_.in_index.empty() ? nullptr : spec_.in_index.data();
+    a.out_index = spec_.out_index.empty() ? nullptr : spec_.out_index.data() + outputs.begin;
+    a.out_first = first_output(g) + outputs.begin;
+    a.outputs = outputs.end - outputs.begin;
+    a.out = out;
+    kernels().sliced_conv2d(a);
+  }
+
+  const DenseWeight& weight_;
+};
+
+}  // namespace
+
+std::unique_ptr<Step> make_dense_conv2d(const ConvSpec& spec, Program& program) {
+  return std::make_unique<DenseConvStep>(spec, program);
+}
+
+}  // namespace dynkern::engine
