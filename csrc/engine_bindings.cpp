@@ -39,7 +39,7 @@ size_t add_dense(Store& store, py::handle weight) {
     throw std::invalid_argument(
         "weight: expected a contiguous float32 tensor of 2 or 4 dimensions on the CPU");
   }
-  return store.add_dense({{t.floats(), t.floats() + t.count()}, {t.size, t.size + t.dimensions}});
+  return store.add_dense(t.floats(), {t.size, t.size + t.dimensions});
 }
 
 size_t add_ternary(Store& store, py::handle packed, const std::vector<int64_t>& shape) {

@@ -51,7 +51,8 @@ void ConvStep::run(const Context& c) const {
   if (spec_.groups > 1) {
     groups = share(spec_.groups, c);
   } else if (rows * y_.layout.width >= kLeastPixels * c.threads) {
-    band = share(rows, c);
+    const Range tiles = share((rows + row_tile() - 1) / row_tile(), c);
+    band = {tiles.begin * row_tile(), std::min(tiles.end * row_tile(), rows)};
   } else {
     outputs = share(group_outputs_, c);
   }
@@ -127,8 +128,9 @@ int direct_padding(const ConvSpec& spec, const Value& x, const Value& y) {
 }
 
 std::unique_ptr<Step> make_conv2d(const ConvSpec& spec, Program& program) {
-  if (program.store().dense(spec.weight) != nullptr) return make_dense_conv2d(spec, program);
-  return make_ternary_conv2d(spec, program);
+  if (program.store().dense(spec.weight) == nullptr) return make_ternary_conv2d(spec, program);
+  std::unique_ptr<Step> winograd = make_winograd_conv2d(spec, program);
+  return winograd != nullptr ? std::move(winograd) : make_dense_conv2d(spec, program);
 }
 
 }  // namespace dynkern::engine

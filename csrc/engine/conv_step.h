@@ -26,6 +26,8 @@ class ConvStep : public Step {
   virtual void compute(const float* x, int64_t g, Range outputs, const PlaneOutput& out,
                        float* work) const = 0;
   virtual int64_t work_floats() const { return 0; }
+  // Rows of the result that one thread computes together.
+  virtual int row_tile() const { return 1; }
 
   // Floats of one input channel that the kernel reads for a tile of `pixels`.
   int64_t touched(int64_t pixels) const;
@@ -55,6 +57,8 @@ class ConvStep : public Step {
 };
 
 std::unique_ptr<Step> make_dense_conv2d(const ConvSpec& spec, Program& program);
+// Null if Winograd's algorithm does not fit.
+std::unique_ptr<Step> make_winograd_conv2d(const ConvSpec& spec, Program& program);
 std::unique_ptr<Step> make_ternary_conv2d(const ConvSpec& spec, Program& program);
 
 }  // namespace dynkern::engine

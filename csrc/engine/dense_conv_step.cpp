@@ -8,7 +8,9 @@ namespace {
 class DenseConvStep : public ConvStep {
  public:
   DenseConvStep(const ConvSpec& spec, Program& program)
-      : ConvStep(spec, program), weight_(*program.store().dense(spec.weight)) {}
+      : ConvStep(spec, program),
+        weight_(program.store().plain(spec.weight)),
+        weight_out_(program.store().dense(spec.weight)->shape[1] * taps_) {}
 
   std::string describe() const override { return "conv2d " + how(); }
 
@@ -20,10 +22,10 @@ class DenseConvStep : public ConvStep {
     a.channel_stride = channel_stride_;
     a.tap_offset = tap_offset_.data();
     a.taps = taps_;
-    a.weight = weight_.data.data();
+    a.weight = weight_;
     a.weight_tap = 1;
     a.weight_in = taps_;
-    a.weight_out = weight_.shape[1] * taps_;
+    a.weight_out = weight_out_;
     a.in_index = spec_.groups > 1 || spec_.in_index.empty() ? nullptr : spec_.in_index.data();
     a.out_index = spec_.out_index.empty() ? nullptr : spec_.out_index.data() + outputs.begin;
     a.out_first = first_output(g) + outputs.begin;
@@ -32,7 +34,8 @@ class DenseConvStep : public ConvStep {
     kernels().sliced_conv2d(a);
   }
 
-  const DenseWeight& weight_;
+  const float* const weight_;
+  const int64_t weight_out_;
 };
 
 }  // namespace

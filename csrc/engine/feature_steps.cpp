@@ -23,7 +23,8 @@ class LinearStep : public Step {
   LinearStep(const LinearSpec& spec, Program& program)
       : spec_(spec),
         values_(program.values()),
-        weight_(*program.store().dense(spec.weight)),
+        weight_(program.store().plain(spec.weight)),
+        weight_out_(program.store().dense(spec.weight)->shape[1]),
         outputs_(values_[static_cast<size_t>(spec.y)].channels),
         runs_(runs_of(values_[static_cast<size_t>(spec.x)].channels, or_null(spec.in_index))) {
     // The kernel adds the shift by itself; only what is beyond it takes another pass.
@@ -40,8 +41,8 @@ class LinearStep : public Step {
     a.x_row = 0;
     a.runs = runs_.data();
     a.run_count = static_cast<int64_t>(runs_.size());
-    a.weight = weight_.data.data();
-    a.weight_out = weight_.shape[1];
+    a.weight = weight_;
+    a.weight_out = weight_out_;
     a.out_index = spec_.out_index.empty() ? nullptr : spec_.out_index.data() + outputs.begin;
     a.out_first = outputs.begin;
     a.outputs = outputs.end - outputs.begin;
@@ -60,7 +61,8 @@ class LinearStep : public Step {
  private:
   const LinearSpec spec_;
   const std::vector<Value>& values_;
-  const DenseWeight& weight_;
+  const float* const weight_;
+  const int64_t weight_out_;
   const int64_t outputs_;
   const std::vector<Run> runs_;
   bool plain_;

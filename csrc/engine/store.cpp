@@ -2,6 +2,9 @@
 #include "engine/store.h"
 
 #include <algorithm>
+#include <utility>
+
+#include "ops/winograd/kernel.h"
 
 namespace dynkern::engine {
 
@@ -9,19 +12,69 @@ float* Arena::slot(size_t layout_id, const Layout& layout, size_t number, int ch
   if (slots_.size() <= layout_id) slots_.resize(layout_id + 1);
   auto& slots = slots_[layout_id];
   while (slots.size() <= number) slots.emplace_back();
-  Slot& slot = slots[number];
+  AlignedFloats& slot = slots[number];
   // Kernels read up to one vector past the end of a small image.
   const int64_t floats = channels * layout.channel() + 64;
-  if (slot.floats < floats) {
-    slot.data.reset(new float[static_cast<size_t>(floats)]());
-    slot.floats = floats;
-  }
-  return slot.data.get();
+  if (slot.size() < static_cast<size_t>(floats)) slot = AlignedFloats(static_cast<size_t>(floats));
+  return slot.data();
 }
 
-size_t Store::add_dense(DenseWeight weight) {
-  weights_.push_back({std::make_unique<DenseWeight>(std::move(weight)), nullptr});
+namespace {
+
+// Calls f(plain, ordered) for each filter element: its place as it came, and in blocks of channels.
+template <class F>
+void for_each_filter_element(const std::vector<int64_t>& shape, F&& f) {
+  const int64_t blocks = (shape[1] + kWinogradChannels - 1) / kWinogradChannels;
+  for (int64_t o = 0; o < shape[0]; ++o) {
+    for (int64_t c = 0; c < shape[1]; ++c) {
+      const int64_t block = (o * blocks + c / kWinogradChannels) * kWinogradFilters;
+      for (int64_t tap = 0; tap < 9; ++tap) {
+        f((o * shape[1] + c) * 9 + tap,
+          block + tap / 3 * kWinogradFilterRow + c % kWinogradChannels * 3 + tap % 3);
+      }
+    }
+  }
+}
+
+int64_t count(const std::vector<int64_t>& shape) {
+  int64_t product = 1;
+  for (int64_t size : shape) product *= size;
+  return product;
+}
+
+}  // namespace
+
+size_t Store::add_dense(const float* values, std::vector<int64_t> shape) {
+  auto weight = std::make_unique<DenseWeight>();
+  weight->plain = AlignedFloats(static_cast<size_t>(count(shape)));
+  std::copy_n(values, weight->plain.size(), weight->plain.data());
+  weight->shape = std::move(shape);
+  weights_.push_back({std::move(weight), nullptr});
   return weights_.size() - 1;
+}
+
+const float* Store::plain(size_t id) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  DenseWeight& w = *weights_.at(id).dense;
+  if (w.plain.data() == nullptr) {
+    w.plain = AlignedFloats(static_cast<size_t>(count(w.shape)));
+    for_each_filter_element(w.shape, [&](int64_t i, int64_t j) { w.plain.data()[i] = w.filters.data()[j]; });
+  }
+  w.read_plain = true;
+  return w.plain.data();
+}
+
+const float* Store::winograd_filters(size_t id) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  DenseWeight& w = *weights_.at(id).dense;
+  if (w.filters.data() == nullptr) {
+    if (w.read_plain) return nullptr;
+    const int64_t blocks = (w.shape[1] + kWinogradChannels - 1) / kWinogradChannels;
+    w.filters = AlignedFloats(static_cast<size_t>(w.shape[0] * blocks * kWinogradFilters));
+    for_each_filter_element(w.shape, [&](int64_t i, int64_t j) { w.filters.data()[j] = w.plain.data()[i]; });
+    w.plain = AlignedFloats();
+  }
+  return w.filters.data();
 }
 
 size_t Store::add_ternary(TernaryLists lists) {
@@ -40,7 +93,8 @@ size_t Store::layout_id(const Layout& layout) {
 int64_t Store::weight_bytes() const {
   int64_t bytes = 0;
   for (const Weight& w : weights_) {
-    bytes += w.dense ? static_cast<int64_t>(w.dense->data.size() * sizeof(float)) : w.ternary->bytes();
+    bytes += w.dense ? static_cast<int64_t>((w.dense->plain.size() + w.dense->filters.size()) * sizeof(float))
+                     : w.ternary->bytes();
   }
   return bytes;
 }

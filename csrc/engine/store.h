@@ -7,6 +7,7 @@
 #include <mutex>
 #include <vector>
 
+#include "core/aligned.h"
 #include "engine/layout.h"
 #include "ops/ternary/lists.h"
 
@@ -20,26 +21,31 @@ class Arena {
   float* slot(size_t layout_id, const Layout& layout, size_t number, int channels);
 
  private:
-  struct Slot {
-    std::unique_ptr<float[]> data;
-    int64_t floats = 0;
-  };
-  std::vector<std::deque<Slot>> slots_;  // by layout
+  std::vector<std::deque<AlignedFloats>> slots_;  // by layout
 };
 
+// A dense weight: as it came, or its filters in the order that the Winograd kernel reads.
 struct DenseWeight {
-  std::vector<float> data;
   std::vector<int64_t> shape;  // (outputs, inputs / groups, kernel height, kernel width) or (outputs, inputs)
+  AlignedFloats plain, filters;
+  bool read_plain = false;  // somebody keeps a pointer to `plain`
 };
 
 class Store {
  public:
-  size_t add_dense(DenseWeight weight);
+  size_t add_dense(const float* values, std::vector<int64_t> shape);
   size_t add_ternary(TernaryLists lists);
 
   // Null if that weight is of the other kind.
   const DenseWeight* dense(size_t id) const { return weights_.at(id).dense.get(); }
   const TernaryLists* ternary(size_t id) const { return weights_.at(id).ternary.get(); }
+
+  // The values of a dense weight, as they came. Valid as long as the store.
+  const float* plain(size_t id);
+
+  // The filters of a 3x3 weight as ops/winograd/kernel.h wants them, in the place of the plain ones; null if
+  // somebody reads those.
+  const float* winograd_filters(size_t id);
 
   size_t layout_id(const Layout& layout);
   int64_t weight_bytes() const;

@@ -3,8 +3,14 @@
 // its header.
 #include <cstdint>
 #include <cstring>
+#include <utility>
+
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
 
 #include "ops/kernels.h"
+#include "ops/winograd/cuts.h"
 
 namespace dynkern::DYNKERN_ISA {
 namespace {
@@ -17,6 +23,7 @@ namespace {
 #include "ops/sliced_conv2d/kernel-inl.h"
 #include "ops/sliced_linear/kernel-inl.h"
 #include "ops/ternary/kernel-inl.h"
+#include "ops/winograd/kernel-inl.h"
 
 #define DYNKERN_TEXT(name) #name
 #define DYNKERN_NAME(name) DYNKERN_TEXT(name)

@@ -7,12 +7,14 @@
 #include "ops/sliced_conv2d/kernel.h"
 #include "ops/sliced_linear/kernel.h"
 #include "ops/ternary/kernel.h"
+#include "ops/winograd/kernel.h"
 
-#define DYNKERN_KERNELS(X)          \
-  X(sliced_conv2d, SlicedConv2d)    \
-  X(sliced_linear, SlicedLinear)    \
-  X(ternary_lists, TernaryListsRun) \
-  X(pointwise, Pointwise)           \
+#define DYNKERN_KERNELS(X)           \
+  X(sliced_conv2d, SlicedConv2d)     \
+  X(sliced_linear, SlicedLinear)     \
+  X(winograd_conv2d, WinogradConv2d) \
+  X(ternary_lists, TernaryListsRun)  \
+  X(pointwise, Pointwise)            \
   X(features, Features)
 
 namespace dynkern {

@@ -13,6 +13,46 @@ inline Vec load(const float* p) { return *reinterpret_cast<const UnalignedVec*>(
 inline void store(float* p, Vec v) { *reinterpret_cast<UnalignedVec*>(p) = v; }
 inline Vec splat(float s) { return s - Vec{}; }
 
+// The first `count` lanes only, 1 to kLanes of them.
+inline void store_first(float* p, Vec v, int count) {
+  if (count == kLanes) return store(p, v);
+#if defined(__AVX512F__)
+  _mm512_mask_storeu_ps(p, static_cast<__mmask16>((1u << count) - 1), v);
+#else
+  for (int i = 0; i < count; ++i) p[i] = v[i];
+#endif
+}
+
+constexpr int kHalf = kLanes / 2;
+
+// kHalf floats at p, then kHalf at q.
+inline Vec load_halves(const float* p, const float* q) {
+#if defined(__AVX512F__)
+  const __m512d low = _mm512_castps_pd(_mm512_castps256_ps512(_mm256_loadu_ps(p)));
+  return _mm512_castpd_ps(_mm512_insertf64x4(low, _mm256_castps_pd(_mm256_loadu_ps(q)), 1));
+#elif defined(__AVX2__)
+  return _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(p)), _mm_loadu_ps(q), 1);
+#else
+  Vec v;
+  for (int i = 0; i < kHalf; ++i) v[i] = p[i];
+  for (int i = 0; i < kHalf; ++i) v[kHalf + i] = q[i];
+  return v;
+#endif
+}
+
+inline void store_halves(float* p, float* q, Vec v) {
+#if defined(__AVX512F__)
+  _mm256_storeu_ps(p, _mm512_castps512_ps256(v));
+  _mm256_storeu_ps(q, _mm256_castpd_ps(_mm512_extractf64x4_pd(_mm512_castps_pd(v), 1)));
+#elif defined(__AVX2__)
+  _mm_storeu_ps(p, _mm256_castps256_ps128(v));
+  _mm_storeu_ps(q, _mm256_extractf128_ps(v, 1));
+#else
+  for (int i = 0; i < kHalf; ++i) p[i] = v[i];
+  for (int i = 0; i < kHalf; ++i) q[i] = v[kHalf + i];
+#endif
+}
+
 inline float sum(Vec v) {
   float s = 0;
   for (int i = 0; i < kLanes; ++i) s += v[i];
