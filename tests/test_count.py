@@ -66,6 +66,12 @@ def test_resnet50(width: float, parameters: float) -> None:
     assert round(found.parameters / 1e6, 3) == parameters
 
 
+# torchvision's own table says 0.30 GMACs and 3,504,872 parameters.
+def test_mobilenetv2() -> None:
+    found = plain(models.mobilenetv2(), (1, 3, 224, 224))
+    assert (found.parameters, found.macs) == (3_504_872, 300_774_272)
+
+
 @pytest.mark.parametrize(("inflate", "parameters"), [(1, 175_406), (5, 4_338_030)])
 def test_resnet_binary(inflate: int, parameters: int) -> None:
     assert plain(models.resnet_binary(inflate=inflate), CIFAR).parameters == parameters
@@ -224,19 +230,22 @@ def state(net: nn.Module) -> dict[str, Any]:
     }
 
 
-RESNETS = [(f"resnet{n}", s) for n in (20, 32, 44, 56) for s in ("A", "B", "proj_all")]
-RESNETS += [(f"resnet{n}", s) for n in (18, 50) for s in ("B", "proj_all")]
+NETWORKS: list[tuple[str, dict[str, str]]] = [
+    *((f"resnet{n}", {"shortcut": s}) for n in (20, 32, 44, 56) for s in ("A", "B", "proj_all")),
+    *((f"resnet{n}", {"shortcut": s}) for n in (18, 50) for s in ("B", "proj_all")),
+    ("mobilenetv2", {}),
+]
 
 
-@pytest.mark.parametrize(("name", "shortcut"), RESNETS)
-def test_sub_nets_count_as_networks_built_narrow(name: str, shortcut: str) -> None:
+@pytest.mark.parametrize(("name", "options"), NETWORKS)
+def test_sub_nets_count_as_networks_built_narrow(name: str, options: dict[str, str]) -> None:
     widths = (0.25, 0.29, 0.5, 0.75, 1.0)
     shape = CIFAR if models.MODELS[name].num_classes == 10 else (1, 3, 64, 64)
-    found = count(slim(models.build(name, shortcut=shortcut), widths), shape)
+    found = count(slim(models.build(name, **options), widths), shape)
     assert isinstance(found, dict)
     assert tuple(found) == widths
     for width in widths:
-        built = plain(models.build(name, shortcut=shortcut, width=width), shape)
+        built = plain(models.build(name, width=width, **options), shape)
         for a, b in zip(found[width].layers, built.layers, strict=True):
             assert (a.name, a.parameters, a.weights, a.macs) == (b.name, b.parameters, b.weights, b.macs)
 

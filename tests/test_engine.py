@@ -62,6 +62,13 @@ class TestNetworks:
     def test_resnet50(self) -> None:
         check(settled(dk.models.resnet50(num_classes=11, width=0.5), (3, 48, 48)), (3, 48, 48))
 
+    def test_mobilenetv2(self) -> None:
+        check(settled(dk.models.mobilenetv2(num_classes=13, width=0.5), (3, 64, 48)), (3, 64, 48))
+
+    def test_slim_mobilenetv2(self) -> None:
+        run = check(slim_net(dk.models.mobilenetv2(num_classes=13), (3, 32, 32)), (3, 32, 32), (2,))
+        assert run.subnets == WIDTHS
+
     def test_mobile(self) -> None:
         check(settled(MobileNet(), (3, 40, 28)), (3, 40, 28))
 

@@ -72,6 +72,10 @@ class TestNetworks:
         steps = {"Conv2d": convolutions, "Pool2d": 1, "AdaptiveAverage": 1, "Linear": 1}
         assert kinds(check(net, (3, 48, 64))) == steps
 
+    def test_mobilenetv2(self) -> None:
+        net = settled(dk.models.mobilenetv2(num_classes=9, width=0.25), (3, 48, 64))
+        assert kinds(check(net, (3, 48, 64))) == {"Conv2d": 52, "AdaptiveAverage": 1, "Linear": 1}
+
     def test_resnet_binary(self) -> None:
         net = settled(dk.models.resnet_binary(inflate=1), (3, 32, 32))
         # The last batch norm before the classifier has no step before it that could do it.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from slim_models import NON_UNIFORM, SAMPLES, assert_same, sample
 from torch import nn
 
 from dynkern import subnets as dk
-from dynkern.models import resnet20
+from dynkern.models import mobilenetv2, resnet20
 from dynkern.nn import ChannelPad, TernaryConv2d
 from dynkern.nn.dynamic import DynamicModule
 from dynkern.ternary import pack, ternarize
@@ -36,10 +37,11 @@ def test_only_plain_modules_and_the_network_is_not_touched(name: str) -> None:
     assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())
 
 
+@pytest.mark.parametrize("build", [resnet20, mobilenetv2])
 @pytest.mark.parametrize("width", [0.25, 0.5, 0.75, 1.0])
-def test_shapes_are_those_of_the_network_built_at_that_width(width: float) -> None:
-    plain = dk.extract(dk.slim(resnet20()), width)
-    built = resnet20(width=width)
+def test_shapes_are_those_of_the_network_built_at_that_width(width: float, build: Callable[..., nn.Module]) -> None:
+    plain = dk.extract(dk.slim(build()), width)
+    built = build(width=width)
     assert {k: v.shape for k, v in plain.state_dict().items()} == {k: v.shape for k, v in built.state_dict().items()}
     pads = [m for m in plain.modules() if isinstance(m, ChannelPad)]
     expected = [m for m in built.modules() if isinstance(m, ChannelPad)]

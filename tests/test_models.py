@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import fx, nn
 
 from dynkern import models
+from dynkern.models.mobile import InvertedResidual
 from dynkern.nn.channel_pad import ChannelPad
 
 
@@ -47,6 +48,7 @@ def test_imagenet_parameters_are_those_of_torchvision() -> None:
     with torch.device("meta"):
         assert parameters(models.resnet18()) == 11_689_512
         assert parameters(models.resnet50()) == 25_557_032
+        assert parameters(models.mobilenetv2()) == 3_504_872
 
 
 @pytest.mark.parametrize(("inflate", "expected"), [(1, 175_406), (5, 4_338_030)])
@@ -78,6 +80,35 @@ def test_imagenet_names_are_those_of_torchvision() -> None:
         "layer1.0.downsample.0",
         "layer1.0.downsample.1",
     ]
+
+
+def test_mobilenetv2_names_and_shapes_are_those_of_torchvision() -> None:
+    with torch.device("meta"):
+        shapes = {k: tuple(v.shape) for k, v in models.mobilenetv2().state_dict().items()}
+    norm = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
+    layers = ["features.0.0", "features.0.1"]
+    for i in range(1, 18):
+        inside = ("0.0", "0.1", "1", "2") if i == 1 else ("0.0", "0.1", "1.0", "1.1", "2", "3")
+        layers += [f"features.{i}.conv.{part}" for part in inside]
+    layers += ["features.18.0", "features.18.1", "classifier.1"]
+    convolutions = layers[:-1:2]
+    expected = [f"{n}.{part}" for n in layers[:-1] for part in (("weight",) if n in convolutions else norm)]
+    assert list(shapes) == [*expected, "classifier.1.weight", "classifier.1.bias"]
+    assert shapes["features.0.0.weight"] == (32, 3, 3, 3)
+    assert shapes["features.1.conv.0.0.weight"] == (32, 1, 3, 3)
+    assert shapes["features.7.conv.0.0.weight"] == (192, 32, 1, 1)
+    assert shapes["features.17.conv.2.weight"] == (320, 960, 1, 1)
+    assert shapes["features.18.0.weight"] == (1280, 320, 1, 1)
+    assert shapes["classifier.1.weight"] == (1000, 1280)
+
+
+def test_mobilenetv2_adds_its_input_in_ten_blocks() -> None:
+    blocks = [m for m in models.mobilenetv2(width=0.125).modules() if isinstance(m, InvertedResidual)]
+    assert [i + 1 for i, block in enumerate(blocks) if block.residual] == [3, 5, 6, 8, 9, 10, 12, 13, 15, 16]
+    block, x = blocks[2].eval(), torch.randn(2, 3, 8, 8)
+    assert torch.equal(block(x), x + block.conv(x))
+    narrow = x.clamp(-1, 1)
+    assert torch.equal(blocks[3](narrow), blocks[3].conv(narrow))
 
 
 @pytest.mark.parametrize(("depth", "blocks"), [(20, 3), (32, 5), (44, 7), (56, 9)])
@@ -182,7 +213,7 @@ def test_width_rounds_half_up(width: float, channels: tuple[int, ...]) -> None:
 
 
 @pytest.mark.parametrize("width", [0, -0.5, math.nan, math.inf])
-@pytest.mark.parametrize("name", ["resnet20", "resnet18"])
+@pytest.mark.parametrize("name", ["resnet20", "resnet18", "mobilenetv2"])
 def test_width_out_of_range(name: str, width: float) -> None:
     with pytest.raises(ValueError, match="width: expected a finite number above 0, got"):
         models.build(name, width=width)
@@ -197,6 +228,7 @@ def test_width_out_of_range(name: str, width: float) -> None:
         ("resnet18", {"shortcut": "A"}, ValueError, r"shortcut: expected one of \['B', 'proj_all'\], got 'A'"),
         ("resnet50", {"num_classes": 0}, ValueError, "num_classes: expected 1 or more, got 0"),
         ("resnet56", {"num_classes": 2.0}, TypeError, "num_classes: expected an integer, got float"),
+        ("mobilenetv2", {"num_classes": 0}, ValueError, "num_classes: expected 1 or more, got 0"),
         ("resnet_binary", {"inflate": 0}, ValueError, "inflate: expected 1 or more, got 0"),
         ("resnet_binary", {"depth": 7}, ValueError, "depth: expected 8 or more, got 7"),
         ("resnet20", {"depth": 7}, TypeError, "depth"),

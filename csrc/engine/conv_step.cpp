@@ -124,6 +124,8 @@ int direct_padding(const ConvSpec& spec, const Value& x, const Value& y) {
     return -1;
   }
   const int padding = std::max({w.top, w.left, spec.bottom, spec.right});
+  // Features lie side by side, which linear layers rely on.
+  if (x.features() && padding > 0) return -1;
   return padding <= kMostPadding ? padding : -1;
 }
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from dynkern.models import binary, cifar, imagenet
+from dynkern.models import binary, cifar, imagenet, mobile
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,7 @@ MODELS: Mapping[str, Model] = MappingProxyType(
         "resnet56": Model(cifar.resnet56, *_CIFAR),
         "resnet18": Model(imagenet.resnet18, *_IMAGENET),
         "resnet50": Model(imagenet.resnet50, *_IMAGENET),
+        "mobilenetv2": Model(mobile.mobilenetv2, *_IMAGENET),
         "resnet_binary": Model(binary.resnet_binary, *_CIFAR),
     }
 )
