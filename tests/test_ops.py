@@ -127,6 +127,48 @@ def test_sliced_conv2d(isa: str, case: dict) -> None:
     check_conv(case, weight, run)
 
 
+@st.composite
+def depthwise_case(draw: st.DrawFn) -> dict:
+    """What the depthwise kernel has code of its own for, around the sizes of its vectors and blocks of rows."""
+    case = draw(conv_case())
+    groups, multiplier = draw(st.integers(2, 6)), draw(st.integers(1, 2))
+    k, stride = draw(st.sampled_from([(3, 3), (3, 3), (5, 5), (1, 1), (7, 3), (2, 4)])), draw(st.integers(1, 2))
+    case["options"] |= {"groups": groups, "stride": (stride, stride)}
+    case["weight"], case["outputs"] = (groups * multiplier, 1, *k), None
+    case["inputs"] = draw(slices(groups, draw(st.integers(1, groups))))
+    if draw(st.booleans()):
+        case["options"]["dilation"] = (1, 1)
+    sizes = st.one_of(st.integers(1, 19), st.sampled_from([30, 31, 32, 33, 34, 35, 47, 63, 64, 65, 67]))
+    dilation, padding = case["options"]["dilation"], case["options"]["padding"]
+    least = [max(1, d * (n - 1) + 1 - sum(p)) for n, d, p in zip(k, dilation, padding, strict=True)]
+    case["size"] = [max(n, draw(sizes)) for n in least]
+    return case
+
+
+@settings(max_examples=200)
+@given(depthwise_case())
+def test_depthwise_conv2d(isa: str, case: dict) -> None:
+    weight = torch.randn(case["weight"], generator=torch.Generator().manual_seed(case["seed"] + 1))
+
+    def run(x: Tensor, bias: Tensor | None, where: dict) -> Tensor:
+        return ops.sliced_conv2d(x, laid_out(weight, case["weight_layout"]), bias, **case["options"], **where)
+
+    check_conv(case, weight, run)
+
+
+def test_depthwise_conv2d_in_bands_and_threads(isa: str) -> None:
+    # A plane larger than a band of rows, and work enough for several threads.
+    x, weight = torch.randn(2, 3, 500, 331), torch.randn(3, 1, 3, 3)
+    expected = torch.nn.functional.conv2d(x.double(), weight.double(), None, 2, 1, 1, 3)
+    for threads in (1, 3):
+        torch.set_num_threads(threads)
+        try:
+            y = ops.sliced_conv2d(x, weight, None, 2, 1, 1, 3)
+        finally:
+            torch.set_num_threads(1)
+        torch.testing.assert_close(y.double(), expected, rtol=0, atol=11 * EPS * 9 * 25)
+
+
 def ternary(shape: tuple[int, ...], sparsity: float, seed: int) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     signs = torch.randint(0, 2, shape, generator=generator) * 2.0 - 1

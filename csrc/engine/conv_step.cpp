@@ -19,7 +19,7 @@ ConvStep::ConvStep(const ConvSpec& spec, Program& program)
       values_(program.values()),
       x_(values_[static_cast<size_t>(spec.x)]),
       y_(values_[static_cast<size_t>(spec.y)]),
-      direct_(direct_padding(spec, x_, y_) >= 0),
+      direct_(direct_padding(spec, x_, y_, program.store()) >= 0),
       planes_(spec.window, x_.layout.height, x_.layout.width, false),
       taps_(spec.window.kernel[0] * spec.window.kernel[1]),
       group_inputs_(x_.channels / spec.groups),
@@ -117,12 +117,11 @@ PlaneOutput ConvStep::output(const Context& c, int64_t channel, Range rows, int 
   return out;
 }
 
-int direct_padding(const ConvSpec& spec, const Value& x, const Value& y) {
+int direct_padding(const ConvSpec& spec, const Value& x, const Value& y, const Store& store) {
   const Window& w = spec.window;
-  if (w.stride[0] != 1 || w.stride[1] != 1 || x.layout.height != y.layout.height ||
-      x.layout.width != y.layout.width) {
-    return -1;
-  }
+  const bool same = w.stride[0] == 1 && w.stride[1] == 1 && x.layout.height == y.layout.height &&
+                    x.layout.width == y.layout.width;
+  if (!same && !is_depthwise(spec, x, store)) return -1;
   const int padding = std::max({w.top, w.left, spec.bottom, spec.right});
   // Features lie side by side, which linear layers rely on.
   if (x.features() && padding > 0) return -1;
@@ -130,6 +129,11 @@ int direct_padding(const ConvSpec& spec, const Value& x, const Value& y) {
 }
 
 std::unique_ptr<Step> make_conv2d(const ConvSpec& spec, Program& program) {
+  const Value& x = program.values()[static_cast<size_t>(spec.x)];
+  const Value& y = program.values()[static_cast<size_t>(spec.y)];
+  if (is_depthwise(spec, x, program.store()) && direct_padding(spec, x, y, program.store()) >= 0) {
+    return make_depthwise_conv2d(spec, program);
+  }
   if (program.store().dense(spec.weight) == nullptr) return make_ternary_conv2d(spec, program);
   std::unique_ptr<Step> winograd = make_winograd_conv2d(spec, program);
   return winograd != nullptr ? std::move(winograd) : make_dense_conv2d(spec, program);

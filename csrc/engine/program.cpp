@@ -22,7 +22,7 @@ int Program::add_value(int channels, int height, int width) {
 void Program::add_conv2d(ConvSpec spec) {
   const Value &x = values_.at(static_cast<size_t>(spec.x)), &y = values_.at(static_cast<size_t>(spec.y));
   int& pad = pads_[{x.layout.height, x.layout.width}];
-  pad = std::max(pad, direct_padding(spec, x, y));
+  pad = std::max(pad, direct_padding(spec, x, y, *store_));
   makers_.push_back([spec = std::move(spec)](Program& p) { return make_conv2d(spec, p); });
 }
 
@@ -164,6 +164,10 @@ void Program::run_image(const Image& image, float* y, float* const* values, Cont
     for (int64_t row = 0; row < image.height; ++row) {
       const float* from = image.data + i * image.channel_stride + row * image.row_stride;
       float* to = values[input_] + i * in.layout.channel() + row * in.layout.pitch();
+      if (image.column_stride == 1) {
+        std::copy(from, from + image.width, to);
+        continue;
+      }
       for (int64_t column = 0; column < image.width; ++column)
         to[column] = from[column * image.column_stride];
     }

@@ -10,8 +10,12 @@ namespace dynkern::engine {
 
 // Padding that a convolution wants around its input so that it can read it in place; -1 if it needs planes of
 // its own.
-int direct_padding(const ConvSpec& spec, const Value& x, const Value& y);
+int direct_padding(const ConvSpec& spec, const Value& x, const Value& y, const Store& store);
 
+// Whether the depthwise kernel takes a convolution; it runs if the padding lets it read in place.
+bool is_depthwise(const ConvSpec& spec, const Value& x, const Store& store);
+
+std::unique_ptr<Step> make_depthwise_conv2d(const ConvSpec& spec, Program& program);
 std::unique_ptr<Step> make_conv2d(const ConvSpec& spec, Program& program);
 std::unique_ptr<Step> make_linear(const LinearSpec& spec, Program& program);
 std::unique_ptr<Step> make_pool2d(const PoolSpec& spec, Program& program);

@@ -72,7 +72,7 @@ std::unique_ptr<Step> make_winograd_conv2d(const ConvSpec& spec, Program& progra
   const Value &x = program.values()[static_cast<size_t>(spec.x)],
               &y = program.values()[static_cast<size_t>(spec.y)];
   if (spec.groups > 1 || w.kernel[0] != 3 || w.kernel[1] != 3 || w.dilation[0] != 1 || w.dilation[1] != 1 ||
-      w.top != 1 || w.left != 1 || direct_padding(spec, x, y) != 1) {
+      w.top != 1 || w.left != 1 || direct_padding(spec, x, y, program.store()) != 1) {
     return nullptr;
   }
   const float* filters = program.store().winograd_filters(spec.weight);

@@ -19,6 +19,7 @@ namespace {
 #include "simd/vector.h"
 #include "ops/activation-inl.h"
 #include "ops/pixel_tiles-inl.h"
+#include "ops/depthwise_conv2d/kernel-inl.h"
 #include "ops/pointwise/kernel-inl.h"
 #include "ops/sliced_conv2d/kernel-inl.h"
 #include "ops/sliced_linear/kernel-inl.h"

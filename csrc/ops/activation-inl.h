@@ -43,13 +43,12 @@ inline Vec gelu(Vec x) {
   return a < 0.f ? x * tail : x * (1.f - tail);
 }
 
+// All but none and clamp, which are common and short.
 template <int V>
-inline void activate(Vec (&x)[V], const Epilogue& e) {
+__attribute__((noinline)) void activate_slowly(Vec (&x)[V], const Epilogue& e) {
   switch (e.activation) {
     case Activation::kNone:
-      return;
     case Activation::kClamp:
-      for (Vec& v : x) v = clamp(v, e.low, e.high);
       return;
     case Activation::kGelu:
       for (Vec& v : x) v = gelu(v);
@@ -72,5 +71,19 @@ inline void activate(Vec (&x)[V], const Epilogue& e) {
     case Activation::kTanh:
       for (Vec& v : x) v = hyperbolic_tangent(v);
       return;
+  }
+}
+
+template <int V>
+ALWAYS_INLINE void activate(Vec (&x)[V], const Epilogue& e) {
+  if (e.activation == Activation::kClamp) {
+#pragma GCC unroll 16
+    for (int v = 0; v < V; ++v) x[v] = clamp(x[v], e.low, e.high);
+  } else if (e.activation != Activation::kNone) {
+    // Through a copy, so that x itself may stay in registers.
+    Vec copy[V];
+    for (int v = 0; v < V; ++v) copy[v] = x[v];
+    activate_slowly<V>(copy, e);
+    for (int v = 0; v < V; ++v) x[v] = copy[v];
   }
 }

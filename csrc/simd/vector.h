@@ -4,12 +4,29 @@
 // No templates of the standard library here or in kernel bodies: the linker would merge their instances
 // across instruction sets.
 
+// For functions on arrays of vectors, which stay in registers only if they are inlined.
+#define ALWAYS_INLINE inline __attribute__((always_inline))
+
+// An operand of an empty asm statement: its value is computed once, into a register.
+#ifdef __aarch64__
+#define VECTOR_REGISTER "+w"
+#else
+#define VECTOR_REGISTER "+v"
+#endif
+
 typedef float Vec __attribute__((vector_size(kLanes * sizeof(float))));
 typedef int32_t IntVec __attribute__((vector_size(kLanes * sizeof(int32_t))));
 typedef float UnalignedVec __attribute__((vector_size(kLanes * sizeof(float)), aligned(4), may_alias));
 typedef int32_t UnalignedIntVec __attribute__((vector_size(kLanes * sizeof(int32_t)), aligned(4), may_alias));
 
 inline Vec load(const float* p) { return *reinterpret_cast<const UnalignedVec*>(p); }
+// Loads into a register. Where a vector is used several times the compiler may else load it each time as an
+// operand, and a load that crosses a cache line costs more than the arithmetic.
+inline Vec load_once(const float* p) {
+  Vec v = load(p);
+  __asm__("" : VECTOR_REGISTER(v));
+  return v;
+}
 inline void store(float* p, Vec v) { *reinterpret_cast<UnalignedVec*>(p) = v; }
 inline Vec splat(float s) { return s - Vec{}; }
 
@@ -59,6 +76,70 @@ inline float sum(Vec v) {
   return s;
 }
 
+// Lane numbers as a list, for shuffles.
+template <int... L>
+struct LaneList {};
+template <int N, int... L>
+struct LanesUpTo : LanesUpTo<N - 1, N - 1, L...> {};
+template <int... L>
+struct LanesUpTo<0, L...> {
+  using List = LaneList<L...>;
+};
+using AllLanes = LanesUpTo<kLanes>::List;
+
+template <int... L>
+inline Vec every_other(Vec a, Vec b, LaneList<L...>) {
+  return __builtin_shufflevector(a, b, (2 * L)...);
+}
+template <int... L>
+inline Vec every_other_from_one(Vec a, Vec b, LaneList<L...>) {
+  return __builtin_shufflevector(a, b, (2 * L + 1)...);
+}
+template <int... L>
+inline Vec one_on(Vec a, Vec b, LaneList<L...>) {
+  return __builtin_shufflevector(a, b, (L + 1)...);
+}
+
+// Of the 2 * kLanes numbers in a and b the 1st, 3rd, ..., and the 2nd, 4th, ...
+inline Vec even_lanes(Vec a, Vec b) { return every_other(a, b, AllLanes()); }
+inline Vec odd_lanes(Vec a, Vec b) { return every_other_from_one(a, b, AllLanes()); }
+
+// v without its first lane, and s after its last one.
+inline Vec shift_in(Vec v, float s) { return one_on(v, splat(s), AllLanes()); }
+
+// The first `count` lanes of v (all, if there are fewer), the others 0.
+template <int... L>
+inline Vec lanes_before(Vec v, int count, LaneList<L...>) {
+  const IntVec lane = {L...};
+  return lane < count ? v : Vec{};
+}
+inline Vec first_lanes(Vec v, int count) { return lanes_before(v, count, AllLanes()); }
+
+template <int N>
+inline void copy_ends(float* to, const float* from, int count) {
+  float first[N], last[N];
+  std::memcpy(first, from, sizeof first);
+  std::memcpy(last, from + count - N, sizeof last);
+  std::memcpy(to, first, sizeof first);
+  std::memcpy(to + count - N, last, sizeof last);
+}
+
+// Stores the first `count` lanes, of which there are more: each half by two stores that may overlap.
+inline void store_some(float* p, Vec v, int count) {
+  float lanes[kLanes];
+  store(lanes, v);
+  int size = kLanes / 2;
+  while (size > count) size /= 2;
+  if constexpr (kLanes > 8) {
+    if (size == 8) return copy_ends<8>(p, lanes, count);
+  }
+  if constexpr (kLanes > 4) {
+    if (size == 4) return copy_ends<4>(p, lanes, count);
+  }
+  if (size == 2) return copy_ends<2>(p, lanes, count);
+  p[0] = lanes[0];
+}
+
 // v where the mask is -1, 0 where it is 0.
 inline Vec keep(Vec v, const int32_t* mask) {
   return reinterpret_cast<Vec>(reinterpret_cast<IntVec>(v) & *reinterpret_cast<const UnalignedIntVec*>(mask));
@@ -67,7 +148,7 @@ inline Vec keep(Vec v, const int32_t* mask) {
 // Adding 1.5 * 2^23 leaves the nearest integer in the low bits (|x| < 2^22).
 inline Vec round_to_int(Vec x) {
   Vec shifted = x + 12582912.f;
-  __asm__("" : "+x"(shifted));  // or the compiler might cancel the two
+  __asm__("" : VECTOR_REGISTER(shifted));  // or the compiler might cancel the two
   return shifted - 12582912.f;
 }
 

@@ -2,10 +2,12 @@
 #include "ops/sliced_conv2d/op.h"
 
 #include "ops/active_vector.h"
+#include "ops/depthwise_conv2d/op.h"
 
 namespace dynkern {
 
 void run_sliced_conv2d(const ConvCall& call, const ConvWeight& weight) {
+  if (is_depthwise(call)) return run_depthwise_conv2d(call, weight);
   const auto kernel = kernels().sliced_conv2d;
   const int64_t group_inputs = call.image.channels / call.groups, group_outputs = call.outputs / call.groups;
   const bool grouped = call.groups > 1;
