@@ -92,3 +92,22 @@ def test_the_depthwise_kernel_runs(stride: int, size: int) -> None:
     plan.steps.append(Conv2d(0, 1, Weight("w"), (stride, stride, 1, 1, 1, 1, 1, 1), 6))
     (step,) = native.Program(native.Store({"w": torch.randn(6, 1, 3, 3)}), plan).describe()
     assert step["step"] == f"depthwise_conv2d 3x3 stride {stride}, in place"
+
+
+@pytest.mark.parametrize("used_twice", [False, True])
+def test_the_convolution_before_it_runs_with_it(used_twice: bool) -> None:
+    plan = Plan(0, 2, 4, [Value(3, 56, 56), Value(40, 56, 56), Value(40, 28, 28)])
+    plan.steps.append(Conv2d(0, 1, Weight("wide"), (1, 1, 0, 0, 0, 0, 1, 1)))
+    plan.steps.append(Conv2d(1, 2, Weight("depth"), (2, 2, 1, 1, 1, 1, 1, 1), 40))
+    if used_twice:
+        plan.output = 1
+    store = native.Store({"wide": torch.randn(40, 3, 1, 1), "depth": torch.randn(40, 1, 3, 3)})
+    program = native.Program(store, plan)
+    rows = program.describe()
+    assert len(rows) == (2 if used_twice else 1)
+    if not used_twice:
+        assert rows[0]["reads"] == [0]
+        assert rows[0]["writes"] == 2
+        assert "conv2d 1x1 stride 1, in place; depthwise_conv2d 3x3 stride 2, in place; " in rows[0]["step"]
+        # All of the channels between them are never there at once.
+        assert program.arena_bytes < 40 * 56 * 56 * 4

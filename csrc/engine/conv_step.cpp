@@ -56,6 +56,10 @@ void ConvStep::run(const Context& c) const {
   } else {
     outputs = share(group_outputs_, c);
   }
+  run_part(c, groups, band, outputs);
+}
+
+void ConvStep::run_part(const Context& c, Range groups, Range band, Range outputs) const {
   if (band.begin == band.end || outputs.begin == outputs.end) return;
   for (int64_t g = groups.begin; g < groups.end; ++g) {
     if (direct_) {

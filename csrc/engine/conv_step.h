@@ -14,6 +14,11 @@ class ConvStep : public Step {
   ConvStep(const ConvSpec& spec, Program& program);
 
   void run(const Context& c) const override;
+  // 1x1 convolutions: others would prepare their input for each part.
+  bool makes_channels() const override { return spec_.groups == 1 && direct_ && taps_ == 1; }
+  void run_channels(const Context& c, Range outputs) const override {
+    run_part(c, {0, 1}, {0, y_.layout.height}, outputs);
+  }
   std::vector<int> reads() const override { return spec_.epilogue.reads(spec_.x); }
   int writes() const override { return spec_.y; }
   int64_t scratch_floats() const override { return plane_floats() + work_floats(); }
@@ -52,6 +57,7 @@ class ConvStep : public Step {
  private:
   int64_t plane_floats() const { return direct_ ? 0 : (group_inputs_ * channel_stride_ + 64 + 15) / 16 * 16; }
   PlaneOutput output(const Context& c, int64_t channel, Range rows, int pitch) const;
+  void run_part(const Context& c, Range groups, Range band, Range outputs) const;
 
   const int32_t* mask_;
 };

@@ -25,6 +25,13 @@ class DepthwiseConvStep : public Step {
     run_part(c, share(spec_.groups, c), {0, y_.height});
   }
 
+  bool keeps_channels() const override {
+    return values_[static_cast<size_t>(spec_.y)].channels == spec_.groups;
+  }
+  void run_channels(const Context& c, Range channels) const override {
+    run_part(c, channels, {0, y_.height});
+  }
+
   std::string describe() const override {
     const Window& w = spec_.window;
     return "depthwise_conv2d " + std::to_string(w.kernel[0]) + "x" + std::to_string(w.kernel[1]) +

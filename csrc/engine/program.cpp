@@ -74,9 +74,29 @@ void Program::finish(int input, int output) {
   }
   for (const Maker& make : makers_) steps_.push_back(make(*this));
   makers_.clear();
+  pair_steps();
   for (const auto& step : steps_) scratch_floats_ = std::max(scratch_floats_, step->scratch_floats());
   scratch_floats_ = (scratch_floats_ + 15) / 16 * 16;
   assign_slots();
+}
+
+// A step that reads its input by channels, which nobody else reads, runs together with the step that makes
+// it.
+void Program::pair_steps() {
+  std::vector<int> readers(values_.size(), 0);
+  std::vector<size_t> maker(values_.size(), SIZE_MAX);
+  readers[static_cast<size_t>(output_)] = 1;
+  for (size_t s = 0; s < steps_.size(); ++s) {
+    for (int v : steps_[s]->reads()) ++readers[static_cast<size_t>(v)];
+    maker[static_cast<size_t>(steps_[s]->writes())] = s;
+  }
+  for (auto& step : steps_) {
+    if (!step->keeps_channels()) continue;
+    const size_t x = static_cast<size_t>(step->reads()[0]);
+    if (readers[x] != 1 || maker[x] == SIZE_MAX || !steps_[maker[x]]->makes_channels()) continue;
+    step = make_paired(std::move(steps_[maker[x]]), std::move(step), *this);
+  }
+  steps_.erase(std::remove(steps_.begin(), steps_.end(), nullptr), steps_.end());
 }
 
 // A value takes the first slot of its layout that no living value holds, and gives it back after its last
@@ -88,7 +108,7 @@ void Program::assign_slots() {
   }
   last[static_cast<size_t>(output_)] = static_cast<int>(steps_.size());
   std::map<size_t, std::vector<bool>> taken;
-  slots_.assign(values_.size(), 0);
+  slots_.assign(values_.size(), kNoSlot);
   auto take = [&](int v) {
     std::vector<bool>& of_layout = taken[layout_ids_[static_cast<size_t>(v)]];
     const auto free = std::find(of_layout.begin(), of_layout.end(), false);
@@ -113,10 +133,13 @@ void Program::assign_slots() {
   // A slot is asked for with room for all its values, so that it does not move while a call runs.
   std::map<std::pair<size_t, size_t>, int> most;
   for (size_t v = 0; v < values_.size(); ++v) {
+    if (slots_[v] == kNoSlot) continue;
     int& channels = most[{layout_ids_[v], slots_[v]}];
     channels = std::max(channels, values_[v].channels);
   }
-  for (size_t v = 0; v < values_.size(); ++v) slot_channels_.push_back(most[{layout_ids_[v], slots_[v]}]);
+  for (size_t v = 0; v < values_.size(); ++v) {
+    slot_channels_.push_back(slots_[v] == kNoSlot ? 0 : most[{layout_ids_[v], slots_[v]}]);
+  }
 }
 
 const int32_t* Program::mask(const Layout& layout) {
@@ -140,6 +163,7 @@ int64_t Program::constant_bytes() const {
 int64_t Program::arena_bytes() const {
   std::map<std::pair<size_t, size_t>, int64_t> floats;  // by slot
   for (size_t v = 0; v < values_.size(); ++v) {
+    if (slots_[v] == kNoSlot) continue;
     int64_t& most = floats[{layout_ids_[v], slots_[v]}];
     most = std::max(most, values_[v].channels * values_[v].layout.channel());
   }
@@ -151,6 +175,7 @@ int64_t Program::arena_bytes() const {
 void Program::resolve(Arena& arena, float** values) const {
   for (size_t v = 0; v < values_.size(); ++v) {
     const Value& value = values_[v];
+    if (slots_[v] == kNoSlot) continue;
     values[v] =
         arena.slot(layout_ids_[v], value.layout, slots_[v], slot_channels_[v]) + value.layout.origin();
   }

@@ -79,7 +79,9 @@ class Program {
   Store& store() const { return *store_; }
 
  private:
+  static constexpr size_t kNoSlot = SIZE_MAX;
   using Maker = std::function<std::unique_ptr<Step>(Program&)>;
+  void pair_steps();
   void assign_slots();
   void run_image(const Image& image, float* y, float* const* values, Context context) const;
   void resolve(Arena& arena, float** values) const;
@@ -89,7 +91,7 @@ class Program {
   std::map<std::pair<int, int>, int> pads_;  // by height and width
   std::vector<Maker> makers_;
   std::vector<std::unique_ptr<Step>> steps_;
-  std::vector<size_t> layout_ids_, slots_;  // of each value
+  std::vector<size_t> layout_ids_, slots_;  // of each value; kNoSlot for one within a step
   std::vector<int> slot_channels_;          // that its slot has room for
   std::map<std::pair<int, int>, std::vector<int32_t>> masks_;
   int input_ = -1, output_ = -1;

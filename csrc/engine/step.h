@@ -65,6 +65,13 @@ class Step {
   virtual std::string describe() const = 0;    // kind and kernel, for people
   virtual std::vector<int> reads() const = 0;  // values
   virtual int writes() const = 0;
+
+  // Whether one thread can compute some output channels alone, by run_channels; and whether it then reads
+  // only those channels of its first value.
+  virtual bool makes_channels() const { return false; }
+  virtual bool keeps_channels() const { return false; }
+  virtual void run_channels(const Context&, Range) const {}
+
   virtual int64_t scratch_floats() const { return 0; }  // of each thread
   virtual int64_t constant_bytes() const { return 0; }
 };

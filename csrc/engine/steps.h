@@ -17,6 +17,8 @@ bool is_depthwise(const ConvSpec& spec, const Value& x, const Store& store);
 
 std::unique_ptr<Step> make_depthwise_conv2d(const ConvSpec& spec, Program& program);
 std::unique_ptr<Step> make_conv2d(const ConvSpec& spec, Program& program);
+std::unique_ptr<Step> make_paired(std::unique_ptr<Step> first, std::unique_ptr<Step> second,
+                                  Program& program);
 std::unique_ptr<Step> make_linear(const LinearSpec& spec, Program& program);
 std::unique_ptr<Step> make_pool2d(const PoolSpec& spec, Program& program);
 std::unique_ptr<Step> make_adaptive_average(int x, int y, Program& program);
