@@ -16,7 +16,7 @@ class DepthwiseConvStep : public Step {
         values_(program.values()),
         x_(values_[static_cast<size_t>(spec.x)].layout),
         y_(values_[static_cast<size_t>(spec.y)].layout),
-        weight_(*program.store().dense(spec.weight)) {}
+        weight_(program.store().plain(spec.weight)) {}
 
   void run(const Context& c) const override {
     const Range all{0, spec_.groups};
@@ -55,8 +55,8 @@ class DepthwiseConvStep : public Step {
       a.stride[axis] = w.stride[axis];
       a.dilation[axis] = w.dilation[axis];
     }
-    a.weight = weight_.data.data();
-    a.weight_out = weight_.shape[2] * weight_.shape[3];
+    a.weight = weight_;
+    a.weight_out = w.kernel[0] * w.kernel[1];
     a.weight_tap = 1;
     a.multiplier = values_[static_cast<size_t>(spec_.y)].channels / spec_.groups;
     a.index = spec_.in_index.empty() ? nullptr : spec_.in_index.data() + channels.begin;
@@ -77,7 +77,7 @@ class DepthwiseConvStep : public Step {
   const ConvSpec spec_;
   const std::vector<Value>& values_;
   const Layout x_, y_;
-  const DenseWeight& weight_;
+  const float* const weight_;
 };
 
 }  // namespace

@@ -10,21 +10,13 @@
 #include "ops/ternary/kernel.h"
 #include "ops/winograd/kernel.h"
 
-<<<<<<< HEAD
-#define DYNKERN_KERNELS(X)           \
-  X(sliced_conv2d, SlicedConv2d)     \
-  X(sliced_linear, SlicedLinear)     \
-  X(winograd_conv2d, WinogradConv2d) \
-  X(ternary_lists, TernaryListsRun)  \
-  X(pointwise, Pointwise)            \
-=======
 #define DYNKERN_KERNELS(X)             \
   X(sliced_conv2d, SlicedConv2d)       \
+  X(winograd_conv2d, WinogradConv2d)   \
   X(depthwise_conv2d, DepthwiseConv2d) \
   X(sliced_linear, SlicedLinear)       \
   X(ternary_lists, TernaryListsRun)    \
   X(pointwise, Pointwise)              \
->>>>>>> 9877b11 (A kernel for depthwise convolutions: rows of pixels in registers, strides by shuffles of what lies in place)
   X(features, Features)
 
 namespace dynkern {

@@ -30,16 +30,6 @@ inline Vec load_once(const float* p) {
 inline void store(float* p, Vec v) { *reinterpret_cast<UnalignedVec*>(p) = v; }
 inline Vec splat(float s) { return s - Vec{}; }
 
-// The first `count` lanes only, 1 to kLanes of them.
-inline void store_first(float* p, Vec v, int count) {
-  if (count == kLanes) return store(p, v);
-#if defined(__AVX512F__)
-  _mm512_mask_storeu_ps(p, static_cast<__mmask16>((1u << count) - 1), v);
-#else
-  for (int i = 0; i < count; ++i) p[i] = v[i];
-#endif
-}
-
 constexpr int kHalf = kLanes / 2;
 
 // kHalf floats at p, then kHalf at q.
@@ -124,20 +114,23 @@ inline void copy_ends(float* to, const float* from, int count) {
   std::memcpy(to + count - N, last, sizeof last);
 }
 
-// Stores the first `count` lanes, of which there are more: each half by two stores that may overlap.
-inline void store_some(float* p, Vec v, int count) {
+// Stores the first `count` lanes, 1 to kLanes.
+inline void store_first(float* p, Vec v, int count) {
+  if (count == kLanes) return store(p, v);
+#if defined(__AVX512F__)
+  _mm512_mask_storeu_ps(p, static_cast<__mmask16>((1u << count) - 1), v);
+#else
+  // Each half by two stores that may overlap.
   float lanes[kLanes];
   store(lanes, v);
   int size = kLanes / 2;
   while (size > count) size /= 2;
-  if constexpr (kLanes > 8) {
-    if (size == 8) return copy_ends<8>(p, lanes, count);
-  }
   if constexpr (kLanes > 4) {
     if (size == 4) return copy_ends<4>(p, lanes, count);
   }
   if (size == 2) return copy_ends<2>(p, lanes, count);
   p[0] = lanes[0];
+#endif
 }
 
 // v where the mask is -1, 0 where it is 0.

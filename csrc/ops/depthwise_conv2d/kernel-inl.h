@@ -154,7 +154,7 @@ void depthwise_narrow_channel(const DepthwiseConv2d& a, const float* x, const fl
       if (at + kLanes <= end) {
         store(y + at, first_lanes(acc[r], width));
       } else {
-        store_some(y + at, acc[r], width);
+        store_first(y + at, acc[r], width);
       }
     }
   }
