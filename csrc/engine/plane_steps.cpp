@@ -2,7 +2,6 @@
 // Steps on planes other than convolutions: pooling, pointwise functions, moving channels about.
 #include <algorithm>
 #include <cstring>
-#include <limits>
 
 #include "core/isa.h"
 #include "engine/steps.h"
@@ -35,45 +34,23 @@ class PoolStep : public PlaneStep {
 
   void run(const Context& c) const override {
     const Range channels = share(to_.channels, c);
-    for (int64_t i = channels.begin; i < channels.end; ++i) {
-      for (int row = 0; row < to_.layout.height; ++row)
-        pool_row(plane(c, x_, i), row, plane(c, y_, i), c.scratch);
-    }
+    if (channels.begin == channels.end) return;
+    kernels().pool2d({plane(c, x_, channels.begin), from_.layout.channel(), from_.layout.height,
+                      from_.layout.width, from_.layout.pitch(), spec_.window, spec_.maximum,
+                      spec_.count_padding, channels.end - channels.begin, plane(c, y_, channels.begin),
+                      to_.layout.channel(), to_.layout.pitch(), c.scratch});
   }
 
   std::string describe() const override { return spec_.maximum ? "max_pool2d" : "avg_pool2d"; }
-  int64_t scratch_floats() const override { return from_.layout.width; }
-
- private:
-  // First down the columns, along whole lines of the image, then along the one line that is left.
-  void pool_row(const float* x, int row, float* y, float* line) const {
-    const Window& w = spec_.window;
-    const int width = from_.layout.width, top = row * w.stride[0] - w.top;
-    const int first = std::max(top, 0), end = std::min(top + w.kernel[0], from_.layout.height);
-    const float nothing = spec_.maximum ? -std::numeric_limits<float>::infinity() : 0.f;
-    std::fill(line, line + width, nothing);
-    for (int i = first; i < end; ++i) {
-      const float* from = x + static_cast<int64_t>(i) * from_.layout.pitch();
-      if (spec_.maximum) {
-        for (int j = 0; j < width; ++j) line[j] = larger(line[j], from[j]);
-      } else {
-        for (int j = 0; j < width; ++j) line[j] += from[j];
-      }
+  int64_t scratch_floats() const override {
+    int64_t most = 0;
+    for (const KernelTable* table : available_isas()) {
+      most = std::max(most, pool_line(spec_.window, from_.layout.width, table->lanes));
     }
-    float* to = y + static_cast<int64_t>(row) * to_.layout.pitch();
-    for (int column = 0; column < to_.layout.width; ++column) {
-      const int left = column * w.stride[1] - w.left;
-      const int begin = std::max(left, 0), stop = std::min(left + w.kernel[1], width);
-      float value = nothing;
-      for (int j = begin; j < stop; ++j) value = spec_.maximum ? larger(value, line[j]) : value + line[j];
-      const int count = spec_.count_padding ? w.kernel[0] * w.kernel[1] : (end - first) * (stop - begin);
-      to[column] = spec_.maximum ? value : value / static_cast<float>(count);
-    }
+    return most;
   }
 
-  // As torch: a NaN wins.
-  static float larger(float a, float b) { return a > b || a != a ? a : b; }
-
+ private:
   const PoolSpec spec_;
 };
 

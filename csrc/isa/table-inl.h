@@ -21,6 +21,7 @@ namespace {
 #include "ops/pixel_tiles-inl.h"
 #include "ops/depthwise_conv2d/kernel-inl.h"
 #include "ops/pointwise/kernel-inl.h"
+#include "ops/pool2d/kernel-inl.h"
 #include "ops/sliced_conv2d/kernel-inl.h"
 #include "ops/sliced_linear/kernel-inl.h"
 #include "ops/ternary/kernel-inl.h"

@@ -5,6 +5,7 @@
 
 #include "ops/depthwise_conv2d/kernel.h"
 #include "ops/pointwise/kernel.h"
+#include "ops/pool2d/kernel.h"
 #include "ops/sliced_conv2d/kernel.h"
 #include "ops/sliced_linear/kernel.h"
 #include "ops/ternary/kernel.h"
@@ -17,6 +18,7 @@
   X(sliced_linear, SlicedLinear)       \
   X(ternary_lists, TernaryListsRun)    \
   X(pointwise, Pointwise)              \
+  X(pool2d, Pool2d)                    \
   X(features, Features)
 
 namespace dynkern {

@@ -30,36 +30,6 @@ inline Vec load_once(const float* p) {
 inline void store(float* p, Vec v) { *reinterpret_cast<UnalignedVec*>(p) = v; }
 inline Vec splat(float s) { return s - Vec{}; }
 
-constexpr int kHalf = kLanes / 2;
-
-// kHalf floats at p, then kHalf at q.
-inline Vec load_halves(const float* p, const float* q) {
-#if defined(__AVX512F__)
-  const __m512d low = _mm512_castps_pd(_mm512_castps256_ps512(_mm256_loadu_ps(p)));
-  return _mm512_castpd_ps(_mm512_insertf64x4(low, _mm256_castps_pd(_mm256_loadu_ps(q)), 1));
-#elif defined(__AVX2__)
-  return _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(p)), _mm_loadu_ps(q), 1);
-#else
-  Vec v;
-  for (int i = 0; i < kHalf; ++i) v[i] = p[i];
-  for (int i = 0; i < kHalf; ++i) v[kHalf + i] = q[i];
-  return v;
-#endif
-}
-
-inline void store_halves(float* p, float* q, Vec v) {
-#if defined(__AVX512F__)
-  _mm256_storeu_ps(p, _mm512_castps512_ps256(v));
-  _mm256_storeu_ps(q, _mm256_castpd_ps(_mm512_extractf64x4_pd(_mm512_castps_pd(v), 1)));
-#elif defined(__AVX2__)
-  _mm_storeu_ps(p, _mm256_castps256_ps128(v));
-  _mm_storeu_ps(q, _mm256_extractf128_ps(v, 1));
-#else
-  for (int i = 0; i < kHalf; ++i) p[i] = v[i];
-  for (int i = 0; i < kHalf; ++i) q[i] = v[kHalf + i];
-#endif
-}
-
 inline float sum(Vec v) {
   float s = 0;
   for (int i = 0; i < kLanes; ++i) s += v[i];
@@ -88,6 +58,28 @@ inline Vec every_other_from_one(Vec a, Vec b, LaneList<L...>) {
 template <int... L>
 inline Vec one_on(Vec a, Vec b, LaneList<L...>) {
   return __builtin_shufflevector(a, b, (L + 1)...);
+}
+
+constexpr int kHalf = kLanes / 2;
+using HalfLanes = LanesUpTo<kHalf>::List;
+typedef float HalfVec __attribute__((vector_size(kHalf * sizeof(float)), aligned(4), may_alias));
+
+template <int... L>
+inline Vec join(HalfVec low, HalfVec high, LaneList<L...>) {
+  return __builtin_shufflevector(low, high, L...);
+}
+template <int... L>
+inline void split(Vec v, HalfVec* low, HalfVec* high, LaneList<L...>) {
+  *low = __builtin_shufflevector(v, v, L...);
+  *high = __builtin_shufflevector(v, v, (kHalf + L)...);
+}
+
+// kHalf floats at p, then kHalf at q.
+inline Vec load_halves(const float* p, const float* q) {
+  return join(*reinterpret_cast<const HalfVec*>(p), *reinterpret_cast<const HalfVec*>(q), AllLanes());
+}
+inline void store_halves(float* p, float* q, Vec v) {
+  split(v, reinterpret_cast<HalfVec*>(p), reinterpret_cast<HalfVec*>(q), HalfLanes());
 }
 
 // Of the 2 * kLanes numbers in a and b the 1st, 3rd, ..., and the 2nd, 4th, ...
