@@ -110,19 +110,38 @@ inline void winograd_gather(const WinogradConv2d& a, const float* filters, int64
   }
 }
 
-// The weights of a block of outputs for the blocks of channels begin .. end.
-inline void winograd_weights(const WinogradConv2d& a, int64_t first_output, int64_t outputs, int64_t begin,
-                             int64_t end, float* g, int64_t point, float* gathered) {
-  for (int64_t i = 0; i < outputs; ++i) {
-    for (int64_t block = begin; block < end; ++block) {
-      const float* w = winograd_filters(a, first_output + i);
+// Weights that are transformed together: a block of outputs and some blocks of channels.
+struct WinogradChunk {
+  int64_t first, outputs, block, end;
+};
+
+// The chunk that begins with that block of outputs and that of channels; empty after the last.
+inline WinogradChunk winograd_chunk(const WinogradConv2d& a, int64_t b, int64_t blocks, int64_t block,
+                                    bool one_tile) {
+  if (b == blocks) return {0, 0, 0, 0};
+  const int64_t first = b * a.outputs / blocks, outputs = (b + 1) * a.outputs / blocks - first;
+  // One tile of pixels reads the weights once: transform as many as stay in the first-level cache.
+  int64_t end = a.groups->blocks;
+  if (one_tile && !a.groups->keep) {
+    const int64_t step = kWinogradFirstLevel / (kWinogradPoints * kWinogradFilterRow * outputs) + 1;
+    if (block + step < end) end = block + step;
+  }
+  return {first, outputs, block, end};
+}
+
+// The weights of a chunk, `point` floats from point to point.
+inline void winograd_weights(const WinogradConv2d& a, const WinogradChunk& chunk, float* g, int64_t point,
+                             float* gathered) {
+  for (int64_t i = 0; i < chunk.outputs; ++i) {
+    for (int64_t block = chunk.block; block < chunk.end; ++block) {
+      const float* w = winograd_filters(a, chunk.first + i);
       if (a.in_index != nullptr) {
         winograd_gather(a, w, block * kWinogradChannels, gathered);
         w = gathered;
       } else {
         w += block * kWinogradFilters;
       }
-      float* to = g + ((block - begin) * outputs + i) * kWinogradFilterRow;
+      float* to = g + ((block - chunk.block) * chunk.outputs + i) * kWinogradFilterRow;
       for (int j = 0; j < kWinogradFilterRow; j += kLanes) {
         const Vec top = load(w + j), centre = load(w + kWinogradFilterRow + j),
                   bottom = load(w + 2 * kWinogradFilterRow + j);
@@ -140,13 +159,18 @@ inline void winograd_weights(const WinogradConv2d& a, int64_t first_output, int6
 }
 
 // Filters lie far apart, a few lines of each are read at a time, and the hardware does not guess which are
-// next: ask for a sixth of them.
-inline void winograd_prefetch(const WinogradConv2d& a, int64_t first_output, int64_t outputs, int64_t block,
-                              int64_t count, int sixth) {
+// next: ask for one of `shares` equal shares.
+inline void winograd_prefetch(const WinogradConv2d& a, const WinogradChunk& next, int64_t share,
+                              int64_t shares) {
   if (a.in_index != nullptr) return;
-  for (int64_t i = sixth * outputs / 6; i < (sixth + 1) * outputs / 6; ++i) {
-    const float* filters = winograd_filters(a, first_output + i) + block * kWinogradFilters;
-    for (int64_t j = 0; j < count * kWinogradFilters; j += 16) __builtin_prefetch(filters + j);
+  constexpr int64_t kLine = 16;
+  const int64_t lines = (next.end - next.block) * kWinogradFilters / kLine, all = next.outputs * lines;
+  int64_t line = share * all / shares;
+  for (const int64_t stop = (share + 1) * all / shares; line < stop;) {
+    const int64_t output = line / lines,
+                  stop_output = (output + 1) * lines < stop ? (output + 1) * lines : stop;
+    const float* filters = winograd_filters(a, next.first + output) + next.block * kWinogradFilters;
+    for (; line < stop_output; ++line) __builtin_prefetch(filters + (line - output * lines) * kLine);
   }
 }
 
@@ -407,43 +431,43 @@ struct WinogradMemory {
 inline void winograd_group(const WinogradConv2d& a, const WinogradCuts& cuts, const WinogradMemory& memory,
                            int64_t blocks, bool first_group) {
   const WinogradGroups& groups = *a.groups;
+  const bool fresh = first_group || !groups.keep;
   winograd_input(a, cuts, memory.v, memory.zeros);
   for (int64_t b = 0; b < blocks; ++b) {
-    const int64_t first = b * a.outputs / blocks, outputs = (b + 1) * a.outputs / blocks - first;
-    const int most = winograd_vectors(static_cast<int>(outputs));
+    const int64_t height = (b + 1) * a.outputs / blocks - b * a.outputs / blocks;
+    const int most = winograd_vectors(static_cast<int>(height));
     const int64_t tiles = (cuts.vectors + most - 1) / most;
-    // One tile of pixels reads the weights once: transform as many as stay in the first-level cache.
-    int64_t step = groups.blocks;
-    if (tiles == 1 && !groups.keep)
-      step = kWinogradFirstLevel / (kWinogradPoints * kWinogradFilterRow * outputs) + 1;
-    if (step > groups.blocks) step = groups.blocks;
-    float* g = memory.g + (groups.keep ? first * groups.blocks * kWinogradPoints * kWinogradFilterRow : 0);
-    const int64_t point = outputs * kWinogradFilterRow * step;
-    for (int64_t block = 0; block < groups.blocks; block += step) {
-      const int64_t end = block + step < groups.blocks ? block + step : groups.blocks;
-      if (first_group || !groups.keep)
-        winograd_weights(a, first, outputs, block, end, g, point, memory.gathered);
-      const int64_t first_channel = block * kWinogradChannels;
-      const int64_t channels =
-          (end * kWinogradChannels < a.channels ? end * kWinogradChannels : a.channels) - first_channel;
+    for (int64_t block = 0; block < groups.blocks;) {
+      const WinogradChunk chunk = winograd_chunk(a, b, blocks, block, tiles == 1);
+      const bool last = chunk.end == groups.blocks;
+      const WinogradChunk next =
+          fresh ? winograd_chunk(a, last ? b + 1 : b, blocks, last ? 0 : chunk.end, tiles == 1)
+                : WinogradChunk{0, 0, 0, 0};
+      float* g =
+          memory.g + (groups.keep ? chunk.first * groups.blocks * kWinogradPoints * kWinogradFilterRow : 0);
+      const int64_t point = chunk.outputs * kWinogradFilterRow * (chunk.end - chunk.block);
+      if (fresh) winograd_weights(a, chunk, g, point, memory.gathered);
+      const int64_t first_channel = block * kWinogradChannels, rest = a.channels - first_channel;
+      const int64_t channels = last ? rest : (chunk.end - block) * kWinogradChannels;
       for (int64_t t = 0; t < tiles; ++t) {
         const int64_t begin = t * cuts.vectors / tiles;
         const int vectors = static_cast<int>((t + 1) * cuts.vectors / tiles - begin);
         int64_t first_tap[kWinogradVectors];
         for (int i = 0; i < vectors; ++i) first_tap[i] = cuts.first_tap(begin + i, kLanes);
         const WinogradTile product =
-            winograd_tile(outputs, vectors, std::make_integer_sequence<int, kRegisters / 2>());
+            winograd_tile(chunk.outputs, vectors, std::make_integer_sequence<int, kRegisters / 2>());
         for (int u = 0; u < kWinogradPoints; ++u) {
           product({memory.v + u * cuts.point + first_channel * cuts.channel, channels, cuts.channel, cuts.tap,
-                   first_tap, g + u * point, memory.m + u * outputs * vectors * kLanes, block > 0});
-          if (end < groups.blocks) winograd_prefetch(a, first, outputs, end, step, u);
+                   first_tap, g + u * point, memory.m + u * chunk.outputs * vectors * kLanes, block > 0});
+          if (next.outputs > 0) winograd_prefetch(a, next, t * kWinogradPoints + u, tiles * kWinogradPoints);
         }
-        if (end == groups.blocks)
-          winograd_results(a, cuts, first, outputs, begin, vectors, memory.m, memory.sums);
+        if (last)
+          winograd_results(a, cuts, chunk.first, chunk.outputs, begin, vectors, memory.m, memory.sums);
       }
-    }
-    if (cuts.form == WinogradForm::kPacked || cuts.form == WinogradForm::kShifted) {
-      winograd_rows(a, cuts, first, outputs, memory.sums);
+      if (last && (cuts.form == WinogradForm::kPacked || cuts.form == WinogradForm::kShifted)) {
+        winograd_rows(a, cuts, chunk.first, chunk.outputs, memory.sums);
+      }
+      block = chunk.end;
     }
   }
 }
