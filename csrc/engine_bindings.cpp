@@ -192,23 +192,60 @@ void concat(Program& p, const std::vector<int>& xs, int y) {
   p.add_concat(xs, y);
 }
 
-// The result of running `x`, or None if x is not a float32 tensor (N, C, H, W) on the CPU of the program's
-// shape.
-py::object run(const Program& p, py::handle x_, int dimensions, int threads) {
-  Tensor x, y;
-  const engine::Value &in = p.input(), &out = p.output();
+// Reads the images of input i; false if `x` is not a float32 tensor (N, C, H, W) on the CPU of its shape.
+bool read_images(const Program& p, size_t i, py::handle x_, engine::Images& images, int64_t& batch) {
+  Tensor x;
+  const engine::Value& in = value(p, p.inputs()[i]);
   if (!read(x_, Torch::get().float32, 4, x) || x.size[1] != in.channels || x.size[2] != in.layout.height ||
       x.size[3] != in.layout.width) {
-    return py::none();
+    return false;
   }
-  py::object result = dimensions == 2
-                          ? empty({x.size[0], out.channels}, y)
-                          : empty({x.size[0], out.channels, out.layout.height, out.layout.width}, y);
-  if (x.size[0] == 0) return result;
-  const Image image{x.floats(), x.size[1], x.size[2], x.size[3], x.stride[1], x.stride[2], x.stride[3]};
-  py::gil_scoped_release release;
-  p.run(image, x.size[0], x.stride[0], y.floats(), threads < 1 ? 1 : threads);
+  images = {{x.floats(), x.size[1], x.size[2], x.size[3], x.stride[1], x.stride[2], x.stride[3]},
+            x.stride[0]};
+  batch = x.size[0];
+  return true;
+}
+
+py::object new_result(const Program& p, size_t i, int64_t batch, int dimensions, float*& data) {
+  Tensor y;
+  const engine::Value& out = value(p, p.outputs()[i]);
+  py::object result = dimensions == 2 ? empty({batch, out.channels}, y)
+                                      : empty({batch, out.channels, out.layout.height, out.layout.width}, y);
+  data = y.floats();
   return result;
+}
+
+// The result of a program with one input and one output; None if `x` is not right for it.
+py::object run(const Program& p, py::handle x, int dimensions, int threads) {
+  std::vector<engine::Images> xs(1);
+  std::vector<float*> ys(1);
+  int64_t batch = 0;
+  if (!read_images(p, 0, x, xs[0], batch)) return py::none();
+  py::object result = new_result(p, 0, batch, dimensions, ys[0]);
+  if (batch == 0) return result;
+  py::gil_scoped_release release;
+  p.run(xs, batch, ys, threads < 1 ? 1 : threads);
+  return result;
+}
+
+// All results (N, C, H, W) for as many inputs as the program has, of one batch.
+py::list run_many(const Program& p, const py::list& inputs, int threads) {
+  std::vector<engine::Images> xs(p.inputs().size());
+  std::vector<float*> ys(p.outputs().size());
+  int64_t batch = 0, first = 0;
+  py::list results;
+  for (size_t i = 0; i < xs.size(); ++i) {
+    if (inputs.size() != xs.size() || !read_images(p, i, inputs[i], xs[i], batch) ||
+        (i > 0 && batch != first)) {
+      throw std::invalid_argument("run_many: input " + std::to_string(i) + " is not as planned");
+    }
+    first = batch;
+  }
+  for (size_t i = 0; i < ys.size(); ++i) results.append(new_result(p, i, batch, 4, ys[i]));
+  if (batch == 0) return results;
+  py::gil_scoped_release release;
+  p.run(xs, batch, ys, threads < 1 ? 1 : threads);
+  return results;
 }
 
 py::list describe(const Program& p) {
@@ -277,12 +314,15 @@ void bind_engine(py::module_& m) {
              p.add_softmax(x, y, log);
            })
       .def("finish",
-           [](Program& p, int input, int output) {
-             value(p, input);
-             value(p, output);
-             p.finish(input, output);
+           [](Program& p, const std::vector<int>& inputs, const std::vector<int>& outputs) {
+             for (int v : inputs) value(p, v);
+             for (int v : outputs) value(p, v);
+             if (inputs.empty() || outputs.empty())
+               throw std::invalid_argument("finish: expected inputs and outputs");
+             p.finish(inputs, outputs);
            })
       .def("run", run)
+      .def("run_many", run_many)
       .def("describe", describe)
       .def_property_readonly("constant_bytes", &Program::constant_bytes)
       .def_property_readonly("arena_bytes", &Program::arena_bytes);

@@ -62,9 +62,9 @@ void Program::add_softmax(int x, int y, bool log) {
   makers_.push_back([=](Program& p) { return make_softmax(x, y, log, p); });
 }
 
-void Program::finish(int input, int output) {
-  input_ = input;
-  output_ = output;
+void Program::finish(std::vector<int> inputs, std::vector<int> outputs) {
+  inputs_ = std::move(inputs);
+  outputs_ = std::move(outputs);
   for (Value& v : values_) {
     v.layout.pad = pads_[{v.layout.height, v.layout.width}];
     if (v.channels * v.layout.channel() > INT32_MAX) {
@@ -85,7 +85,7 @@ void Program::finish(int input, int output) {
 void Program::pair_steps() {
   std::vector<int> readers(values_.size(), 0);
   std::vector<size_t> maker(values_.size(), SIZE_MAX);
-  readers[static_cast<size_t>(output_)] = 1;
+  for (int v : outputs_) readers[static_cast<size_t>(v)] = 1;
   for (size_t s = 0; s < steps_.size(); ++s) {
     for (int v : steps_[s]->reads()) ++readers[static_cast<size_t>(v)];
     maker[static_cast<size_t>(steps_[s]->writes())] = s;
@@ -106,7 +106,7 @@ void Program::assign_slots() {
   for (size_t s = 0; s < steps_.size(); ++s) {
     for (int v : steps_[s]->reads()) last[static_cast<size_t>(v)] = static_cast<int>(s);
   }
-  last[static_cast<size_t>(output_)] = static_cast<int>(steps_.size());
+  for (int v : outputs_) last[static_cast<size_t>(v)] = static_cast<int>(steps_.size());
   std::map<size_t, std::vector<bool>> taken;
   slots_.assign(values_.size(), kNoSlot);
   auto take = [&](int v) {
@@ -119,7 +119,7 @@ void Program::assign_slots() {
       *free = true;
     }
   };
-  take(input_);
+  for (int v : inputs_) take(v);
   for (size_t s = 0; s < steps_.size(); ++s) {
     take(steps_[s]->writes());
     std::vector<int> done = steps_[s]->reads();
@@ -181,14 +181,13 @@ void Program::resolve(Arena& arena, float** values) const {
   }
 }
 
-void Program::run_image(const Image& image, float* y, float* const* values, Context c) const {
-  c.value = values;
-  const Value& in = input();
+void Program::read_input(const Image& image, int input, const Context& c) const {
+  const Value& in = values_[static_cast<size_t>(input)];
   const Range channels = share(in.channels, c);
   for (int64_t i = channels.begin; i < channels.end; ++i) {
     for (int64_t row = 0; row < image.height; ++row) {
       const float* from = image.data + i * image.channel_stride + row * image.row_stride;
-      float* to = values[input_] + i * in.layout.channel() + row * in.layout.pitch();
+      float* to = c.value[input] + i * in.layout.channel() + row * in.layout.pitch();
       if (image.column_stride == 1) {
         std::copy(from, from + image.width, to);
         continue;
@@ -197,6 +196,24 @@ void Program::run_image(const Image& image, float* y, float* const* values, Cont
         to[column] = from[column * image.column_stride];
     }
   }
+}
+
+void Program::write_output(float* y, int output, const Context& c) const {
+  const Value& out = values_[static_cast<size_t>(output)];
+  const Range results = share(out.channels, c);
+  const int64_t plane = static_cast<int64_t>(out.layout.height) * out.layout.width;
+  for (int64_t i = results.begin; i < results.end; ++i) {
+    for (int64_t row = 0; row < out.layout.height; ++row) {
+      const float* from = c.value[output] + i * out.layout.channel() + row * out.layout.pitch();
+      std::copy(from, from + out.layout.width, y + i * plane + row * out.layout.width);
+    }
+  }
+}
+
+void Program::run_image(int64_t i, const std::vector<Images>& xs, const std::vector<float*>& ys,
+                        float* const* values, Context c) const {
+  c.value = values;
+  for (size_t x = 0; x < xs.size(); ++x) read_input(xs[x][i], inputs_[x], c);
   for (const auto& step : steps_) {
     if (c.threads > 1) {
 #pragma omp barrier
@@ -206,24 +223,19 @@ void Program::run_image(const Image& image, float* y, float* const* values, Cont
   if (c.threads > 1) {
 #pragma omp barrier
   }
-  const Value& out = output();
-  const Range results = share(out.channels, c);
-  const int64_t plane = static_cast<int64_t>(out.layout.height) * out.layout.width;
-  for (int64_t i = results.begin; i < results.end; ++i) {
-    for (int64_t row = 0; row < out.layout.height; ++row) {
-      const float* from = values[output_] + i * out.layout.channel() + row * out.layout.pitch();
-      std::copy(from, from + out.layout.width, y + i * plane + row * out.layout.width);
-    }
+  for (size_t y = 0; y < ys.size(); ++y) {
+    const Value& out = values_[static_cast<size_t>(outputs_[y])];
+    const int64_t size = out.channels * static_cast<int64_t>(out.layout.height) * out.layout.width;
+    write_output(ys[y] + i * size, outputs_[y], c);
   }
 }
 
-void Program::run(const Image& first, int64_t batch, int64_t batch_stride, float* y, int threads) const {
+void Program::run(const std::vector<Images>& xs, int64_t batch, const std::vector<float*>& ys,
+                  int threads) const {
   // Images are shared out among the threads where there are enough of them; else all threads share each
   // image.
   const bool apart = batch >= threads;
   const int arenas = apart ? threads : 1;
-  const int64_t result =
-      output().channels * static_cast<int64_t>(output().layout.height) * output().layout.width;
   std::vector<std::unique_ptr<Arena>> arena;
   std::vector<float*> values(values_.size() * static_cast<size_t>(arenas));
   for (int i = 0; i < arenas; ++i) {
@@ -231,14 +243,9 @@ void Program::run(const Image& first, int64_t batch, int64_t batch_stride, float
     resolve(*arena.back(), values.data() + static_cast<size_t>(i) * values_.size());
   }
   float* scratch = Scratch::floats(static_cast<size_t>(threads) * static_cast<size_t>(scratch_floats_));
-  auto image = [&](int64_t i) {
-    Image at = first;
-    at.data += i * batch_stride;
-    return at;
-  };
   if (apart) {
     parallel_for(batch, threads, [&](int64_t i, int thread) {
-      run_image(image(i), y + i * result, values.data() + static_cast<size_t>(thread) * values_.size(),
+      run_image(i, xs, ys, values.data() + static_cast<size_t>(thread) * values_.size(),
                 {nullptr, scratch + thread * scratch_floats_, 0, 1});
     });
   } else {
@@ -246,8 +253,7 @@ void Program::run(const Image& first, int64_t batch, int64_t batch_stride, float
     {
       const int thread = omp_get_thread_num(), team = omp_get_num_threads();
       for (int64_t i = 0; i < batch; ++i) {
-        run_image(image(i), y + i * result, values.data(),
-                  {nullptr, scratch + thread * scratch_floats_, thread, team});
+        run_image(i, xs, ys, values.data(), {nullptr, scratch + thread * scratch_floats_, thread, team});
         // Nobody may write the next input while another still reads this result.
 #pragma omp barrier
       }

@@ -45,6 +45,18 @@ struct CropSpec {
   int first[3], step[2], count[3], offset[3];
 };
 
+// The images of a batch, `stride` floats apart, with strides in floats.
+struct Images {
+  Image first;
+  int64_t stride;
+
+  Image operator[](int64_t i) const {
+    Image image = first;
+    image.data += i * stride;
+    return image;
+  }
+};
+
 class Program {
  public:
   explicit Program(std::shared_ptr<Store> store) : store_(std::move(store)) {}
@@ -60,18 +72,17 @@ class Program {
   void add_crop(CropSpec spec);
   void add_flatten(int x, int y);
   void add_softmax(int x, int y, bool log);
-  void finish(int input, int output);
+  void finish(std::vector<int> inputs, std::vector<int> outputs);
 
-  const Value& input() const { return values_[static_cast<size_t>(input_)]; }
-  const Value& output() const { return values_[static_cast<size_t>(output_)]; }
+  const std::vector<int>& inputs() const { return inputs_; }
+  const std::vector<int>& outputs() const { return outputs_; }
   const std::vector<Value>& values() const { return values_; }
   const std::vector<std::unique_ptr<Step>>& steps() const { return steps_; }
   int64_t constant_bytes() const;
   int64_t arena_bytes() const;  // of one running call
 
-  // Images of the input's shape, `batch_stride` floats apart, with strides in floats; y: (batch, output),
-  // contiguous.
-  void run(const Image& first, int64_t batch, int64_t batch_stride, float* y, int threads) const;
+  // For each input images of its shape; for each output (batch, output), contiguous.
+  void run(const std::vector<Images>& xs, int64_t batch, const std::vector<float*>& ys, int threads) const;
 
   // For each pixel of planes of that layout -1, or 0 between rows; null without padding. Lives as long as the
   // program.
@@ -83,7 +94,10 @@ class Program {
   using Maker = std::function<std::unique_ptr<Step>(Program&)>;
   void pair_steps();
   void assign_slots();
-  void run_image(const Image& image, float* y, float* const* values, Context context) const;
+  void run_image(int64_t i, const std::vector<Images>& xs, const std::vector<float*>& ys,
+                 float* const* values, Context context) const;
+  void read_input(const Image& image, int input, const Context& c) const;
+  void write_output(float* y, int output, const Context& c) const;
   void resolve(Arena& arena, float** values) const;
 
   std::shared_ptr<Store> store_;
@@ -94,7 +108,7 @@ class Program {
   std::vector<size_t> layout_ids_, slots_;  // of each value; kNoSlot for one within a step
   std::vector<int> slot_channels_;          // that its slot has room for
   std::map<std::pair<int, int>, std::vector<int32_t>> masks_;
-  int input_ = -1, output_ = -1;
+  std::vector<int> inputs_, outputs_;
   int64_t scratch_floats_ = 0;
 };
 

@@ -14,8 +14,13 @@ from dynkern.engine.planner import Planner, Shape, execute
 from dynkern.nn.selection import Key
 
 
-def dynkern(graph: fx.GraphModule, example_inputs: Sequence[Any]) -> Callable[..., tuple[Tensor]]:
+def dynkern(
+    graph: fx.GraphModule, example_inputs: Sequence[Any], *, options: Mapping[str, Any] | None = None
+) -> Callable[..., tuple[Tensor]]:
     """A backend of ``torch.compile``, for inference on the CPU in float32.
+
+    With ``options={"fallback": True}`` torch runs the operators that the engine does not have, as in
+    :func:`dynkern.compile`.
 
     The graph must take one tensor beside the parameters and buffers, and return one: a network without graph breaks.
     It is planned at the first call. Parameters and buffers are copied then, and again when one was replaced or written
@@ -24,21 +29,24 @@ def dynkern(graph: fx.GraphModule, example_inputs: Sequence[Any]) -> Callable[..
     Raises:
         RuntimeError: gradients are needed: run in ``torch.no_grad()`` or ``torch.inference_mode()``.
         ValueError: the graph has more than one input or result, or (when it is first called) an operator that the
-            engine does not have; the message names it and its module.
+            engine does not have; the message names it and its module. Or an option is unknown.
     """
+    fallback = dict(options or {})
+    if fallback.keys() - {"fallback"}:
+        raise ValueError(f"dynkern backend: expected the option 'fallback' or none, got {sorted(fallback)}")
     if torch.is_grad_enabled() and any(isinstance(x, Tensor) and x.requires_grad for x in example_inputs):
         raise RuntimeError(
             "dynkern backend: it does not compute gradients; call the network in torch.no_grad() or "
             "torch.inference_mode(), or set requires_grad_(False)"
         )
-    return _Graph(graph)
+    return _Graph(graph, bool(fallback.get("fallback", False)))
 
 
 class _Graph:
     """One graph from Dynamo, called with its placeholders' values in order."""
 
-    def __init__(self, graph: fx.GraphModule) -> None:
-        self.graph = graph
+    def __init__(self, graph: fx.GraphModule, fallback: bool) -> None:
+        self.graph, self.fallback = graph, fallback
         placeholders = [node for node in graph.graph.nodes if node.op == "placeholder"]
         examples = [node.meta.get("example_value") for node in placeholders]
         inputs = [i for i, node in enumerate(placeholders) if _is_input(node, examples[i])]
@@ -87,7 +95,9 @@ class _Graph:
         numbers = tuple(args[i].item() for i in self.numbers)
         if numbers not in self.planners:
             graph = DynamoGraph(self.graph, list(self.names), self.sizes, dict(zip(self.numbers, numbers, strict=True)))
-            self.planners[numbers] = Planner(partial(self._capture, graph), self._tensors, [(None, shape)])
+            self.planners[numbers] = Planner(
+                partial(self._capture, graph), self._tensors, [(None, shape)], self.fallback
+            )
         return (execute(self.planners[numbers].program((None, shape)), x, torch.get_num_threads()),)
 
     def _tensors(self) -> dict[str, Tensor]:

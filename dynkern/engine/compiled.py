@@ -14,7 +14,7 @@ from dynkern.nn.selection import Key, Selection
 from dynkern.subnets.switch import selection_of, selections
 
 
-def compile(net: nn.Module, example_input: Tensor, threads: int | None = None) -> Compiled:
+def compile(net: nn.Module, example_input: Tensor, threads: int | None = None, *, fallback: bool = False) -> Compiled:
     """Compile ``net`` for inference on the CPU: ``run = compile(net, x)``, then ``run(x)`` or ``run(x, subnet=0.25)``.
 
     Convolutions, batch norms, activations and additions are fused, per sub-net; every call is one native call. The
@@ -26,17 +26,20 @@ def compile(net: nn.Module, example_input: Tensor, threads: int | None = None) -
         example_input: (N, C, H, W) or (N, features) float32 on the CPU. Any batch size will do then; another height or
             width is planned when it first comes.
         threads: how many each call uses; those of ``torch.get_num_threads()`` at the call by default.
+        fallback: torch runs an operator that the engine does not have, between native programs, with its own threads.
+            A line in the log names it once, and ``describe()`` shows it; with ``DYNKERN_STRICT=1`` it is an error.
 
     Returns:
         The engine, with every sub-net planned.
 
     Raises:
-        ValueError: ``net`` has an operator that the engine does not have (it is named, with its module), or cannot be
-            captured by ``torch.export``, or an argument is out of range.
+        ValueError: ``net`` has an operator that the engine does not have (it is named, with its module), without
+            ``fallback``; or cannot be captured by ``torch.export``, or an argument is out of range.
         TypeError: an argument is of another type.
-        RuntimeError: a sub-net has no batch norm statistics.
+        RuntimeError: a sub-net has no batch norm statistics; or torch would run an operator, and ``DYNKERN_STRICT`` is
+            set.
     """
-    return Compiled(net, example_input, threads)
+    return Compiled(net, example_input, threads, fallback)
 
 
 @dataclass(frozen=True)
@@ -80,7 +83,9 @@ class Compiled:
         threads: how many each call uses; None for torch's number.
     """
 
-    def __init__(self, net: nn.Module, example_input: Tensor, threads: int | None = None) -> None:
+    def __init__(
+        self, net: nn.Module, example_input: Tensor, threads: int | None = None, fallback: bool = False
+    ) -> None:
         if not isinstance(net, nn.Module):
             raise TypeError(f"net: expected a module, got {type(net).__name__}")
         self.threads = _check_threads(threads)
@@ -93,7 +98,7 @@ class Compiled:
         widths = [key for key in self.subnets if not isinstance(key, str)]
         self._current: Key | None = max(widths) if widths else self.subnets[-1] if self.subnets else None
         wanted = [(key, self.shape) for key in self.subnets or (None,)]
-        self._planner = Planner(self._capture, lambda: tensors_of(net), wanted)
+        self._planner = Planner(self._capture, lambda: tensors_of(net), wanted, bool(fallback))
 
     def __call__(self, x: Tensor, subnet: Key | None = None) -> Tensor:
         """The network's result.
@@ -143,7 +148,8 @@ class Compiled:
     def nbytes(self) -> int:
         """Bytes of the weights and of what each sub-net has for itself, at all sizes planned so far."""
         state = self._planner.state
-        return state.store.nbytes + sum(program.constant_bytes for program in list(state.programs.values()))
+        kept = sum(tensor.nbytes for tensor in list(state.kept.values()))
+        return state.store.nbytes + kept + sum(program.constant_bytes for program in list(state.programs.values()))
 
     def __repr__(self) -> str:
         subnets = f", subnets={list(self.subnets)}" if self.subnets else ""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import fields, replace
 from typing import Any
 
 from dynkern.engine.crops import joined, padding_of
 from dynkern.engine.epilogues import absorbed, compose, swapped
-from dynkern.engine.plan import Concat, Conv2d, Crop, Linear, Plan, Pointwise, Step
+from dynkern.engine.plan import Concat, Conv2d, Crop, Linear, Plan, Pointwise, Step, Torch
 
 Computing = (Conv2d, Linear, Pointwise)
 
@@ -36,7 +37,7 @@ def fuse(plan: Plan) -> Plan:
 
 def reads(step: Step) -> tuple[int, ...]:
     """The values that ``step`` reads."""
-    if isinstance(step, Concat):
+    if isinstance(step, (Concat, Torch)):
         return step.xs
     found = [step.x, getattr(step, "gate", None)]
     if isinstance(step, Computing):
@@ -46,6 +47,8 @@ def reads(step: Step) -> tuple[int, ...]:
 
 def _smaller(step: Step, kept: dict[int, Step], uses: Counter[int], plan: Plan) -> Step | None:
     """``step`` with one of the steps before it in it, which leaves ``kept``; None if it can take none."""
+    if isinstance(step, Torch):
+        return None
     if isinstance(step, Concat):
         return _concat(step, kept, uses)
     if isinstance(step, Pointwise) and (taken := _taken_in(step, kept, uses)) is not None:
@@ -123,17 +126,20 @@ def _numbered(plan: Plan, steps: list[Step]) -> Plan:
     order = [plan.input, *(step.y for step in steps)]
     number = {old: new for new, old in enumerate(order)}
 
-    def renamed(step: Step) -> Step:
-        changes: dict[str, Any] = {}
-        for field in fields(step):
-            value = getattr(step, field.name)
-            if field.name in ("x", "y", "gate"):
-                changes[field.name] = number[value]
-            elif field.name == "xs":
-                changes[field.name] = tuple(number[v] for v in value)
-            elif field.name == "epilogue" and value.residual is not None:
-                changes[field.name] = replace(value, residual=number[value.residual])
-        return replace(step, **changes)
-
     values = [plan.values[old] for old in order]
-    return Plan(number[plan.input], number[plan.output], plan.output_dims, values, [renamed(s) for s in steps])
+    renumbered = [renamed(step, number) for step in steps]
+    return Plan(number[plan.input], number[plan.output], plan.output_dims, values, renumbered)
+
+
+def renamed(step: Step, number: Mapping[int, int]) -> Step:
+    """``step`` with its values renamed."""
+    changes: dict[str, Any] = {}
+    for field in fields(step):
+        value = getattr(step, field.name)
+        if field.name in ("x", "y", "gate"):
+            changes[field.name] = number[value]
+        elif field.name == "xs":
+            changes[field.name] = tuple(number[v] for v in value)
+        elif field.name == "epilogue" and value.residual is not None:
+            changes[field.name] = replace(value, residual=number[value.residual])
+    return replace(step, **changes)

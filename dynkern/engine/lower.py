@@ -11,12 +11,13 @@ from typing import Any
 import torch
 from torch import SymInt, Tensor, fx
 
-from dynkern.engine.builder import Builder, Call, Constant, Feature, Operand, WeightTensor
+from dynkern.engine.builder import Builder, Call, Constant, Feature, LoweringError, Operand, WeightTensor
 from dynkern.engine.capture import Captured, packet
 from dynkern.engine.epilogues import finished
 from dynkern.engine.fuse import fuse
 from dynkern.engine.operators import TABLE
-from dynkern.engine.plan import Conv2d, Linear, Plan, Pointwise
+from dynkern.engine.plan import Conv2d, Linear, Plan, Pointwise, Torch, Value
+from dynkern.engine.torch_node import Foreign, TorchNode, announce, template
 
 _LONGEST_NAME = 200
 
@@ -29,7 +30,9 @@ class Lowered:
     weights: Mapping[str, WeightTensor]
 
 
-def lower(captured: Captured, tensors: Mapping[str, Tensor], dtype: torch.dtype = torch.float32) -> Lowered:
+def lower(
+    captured: Captured, tensors: Mapping[str, Tensor], dtype: torch.dtype = torch.float32, fallback: bool = False
+) -> Lowered:
     """The plan of a captured sub-net.
 
     Args:
@@ -38,17 +41,18 @@ def lower(captured: Captured, tensors: Mapping[str, Tensor], dtype: torch.dtype 
             of a weight that has several), or that of the computation where a weight is computed of some. All sub-nets
             of a network therefore use the same names.
         dtype: of the epilogues' vectors, which are folded in float64.
+        fallback: an operator that has no place in a plan becomes a step that torch runs.
 
     Raises:
         LoweringError: an operator has no place in a plan; the message names it and its module.
         ValueError: the network's argument or result is none that a plan has, or ``tensors`` do not fit the graph.
     """
-    return _Lowering(captured, tensors, dtype).run()
+    return _Lowering(captured, tensors, dtype, fallback).run()
 
 
 class _Lowering:
-    def __init__(self, captured: Captured, tensors: Mapping[str, Tensor], dtype: torch.dtype) -> None:
-        self.captured, self.dtype = captured, dtype
+    def __init__(self, captured: Captured, tensors: Mapping[str, Tensor], dtype: torch.dtype, fallback: bool) -> None:
+        self.captured, self.dtype, self.fallback = captured, dtype, fallback
         self.tensors = {**captured.lifted, **tensors}
         self.names: dict[int, str] = {}
         for name, tensor in tensors.items():
@@ -73,6 +77,8 @@ class _Lowering:
         return self._result(None if output is None else self.operands[output])
 
     def _result(self, y: Operand) -> Lowered:
+        if isinstance(y, Foreign):
+            return self._fused(y.index, 0)
         if not isinstance(y, Feature) or not y.whole or len(y.shape) not in (1, 3):
             got = f"(N, {y.shape})" if isinstance(y, Feature) else "one that does not depend on the input"
             raise ValueError(f"net: expected a result of shape (N, features) or (N, C, H, W), got {got}")
@@ -83,7 +89,11 @@ class _Lowering:
             b.values.append(y.value)
             index = len(b.values) - 1
             b.steps.append(Pointwise(y.index, index))
-        plan = fuse(Plan(self.source.index, index, len(y.shape) + 1, b.values, b.steps))
+        return self._fused(index, len(y.shape) + 1)
+
+    def _fused(self, output: int, dims: int) -> Lowered:
+        b = self.builder
+        plan = fuse(Plan(self.source.index, output, dims, b.values, b.steps))
         for i, step in enumerate(plan.steps):
             if isinstance(step, (Conv2d, Linear, Pointwise)):
                 plan.steps[i] = replace(step, epilogue=finished(step.epilogue, self.dtype))
@@ -99,7 +109,7 @@ class _Lowering:
             return value
         args: Any = fx.map_arg(node.args, lambda n: self.operands[n])
         kwargs: Any = fx.map_arg(node.kwargs, lambda n: self.operands[n])
-        if node.target is operator.getitem:
+        if node.target is operator.getitem and not isinstance(args[0], Foreign):
             return args[0][args[1]]
         return self._call(node, args, kwargs)
 
@@ -127,10 +137,43 @@ class _Lowering:
         return Constant(self.names[id(tensor)], tensor.detach())
 
     def _call(self, node: fx.Node, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Operand:
+        b = self.builder
+        before = len(b.values), len(b.steps), dict(b.weights)
+        try:
+            return self._native(node, args, kwargs)
+        except LoweringError as error:
+            if not self.fallback or not _runs_in_torch(node, args):
+                raise
+            del b.values[before[0] :], b.steps[before[1] :]
+            b.weights = before[2]
+            return self._in_torch(node, args, kwargs, str(error))
+
+    def _in_torch(self, node: fx.Node, args: tuple[Any, ...], kwargs: Mapping[str, Any], why: str) -> Operand:
+        announce(why)
+        b, result = self.builder, node.meta.get("val")
+        shape = self._image_shape(result)
+        reads, arguments = template(args, kwargs, self.batch)
+        torch_node = TorchNode(packet(node), _module(node), node.target, arguments, shape is not None)  # type: ignore[arg-type]
+        index, value = len(b.values), Value(*shape) if shape is not None else Value(0, 0, 0)
+        b.values.append(value)
+        b.steps.append(Torch(reads, index, torch_node))
+        return Foreign(index) if shape is None else Feature(index, value, shape)
+
+    def _image_shape(self, result: Any) -> tuple[int, ...] | None:
+        """The shape, without the batch, of what the engine can go on with; None for anything else."""
+        if not isinstance(result, Tensor) or result.dim() not in (2, 4) or result.dtype != self.dtype_in:
+            return None
+        batch, *shape = result.shape
+        fixed = all(isinstance(size, int) and size > 0 for size in shape)
+        return tuple(shape) if fixed and _equal(batch, self.batch) else None
+
+    def _native(self, node: fx.Node, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Operand:
         name, where = packet(node), _module(node)
         failing = Call(name, where, {}, ())
         if not isinstance(node.target, torch._ops.OpOverload):
             failing.fail("it is no ATen operator")
+        if _holds((args, kwargs), Foreign):
+            failing.fail("an argument of it is none that the engine has")
         if not _holds((args, kwargs), Feature):
             return self._folded(failing, node.target, args, kwargs)
         if node.target._schema.is_mutable:
@@ -169,6 +212,15 @@ class _Lowering:
         if isinstance(result, (list, tuple)):
             return tuple(Constant(f"{name}[{i}]", t) if isinstance(t, Tensor) else t for i, t in enumerate(result))
         return Constant(name, result) if isinstance(result, Tensor) else result
+
+
+def _runs_in_torch(node: fx.Node, args: tuple[Any, ...]) -> bool:
+    """True for operators that change at most what was made for them."""
+    if node.target is operator.getitem:
+        return True
+    if not isinstance(node.target, torch._ops.OpOverload):
+        return False
+    return not node.target._schema.is_mutable or isinstance(args[0], (Feature, Foreign))
 
 
 def _named(target: torch._ops.OpOverload, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Operand]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -39,9 +39,17 @@ class Store:
 
 
 class Program:
-    """One sub-net at one input size, ready to run; any number of threads may run it at once."""
+    """One sub-net at one input size, or a part of it, ready to run; any number of threads may run it at once.
 
-    def __init__(self, store: Store, plan: ir.Plan) -> None:
+    Args:
+        store: has the weights.
+        plan: without steps in torch.
+        inputs, outputs: the values that are given and returned, where that is not one each.
+    """
+
+    def __init__(
+        self, store: Store, plan: ir.Plan, inputs: Sequence[int] | None = None, outputs: Sequence[int] | None = None
+    ) -> None:
         self.store = store
         self.dims = plan.output_dims
         self.native = _C.Program(store.native)
@@ -49,11 +57,15 @@ class Program:
             self.native.value(value.channels, value.height, value.width)
         for step in plan.steps:
             _ADD[type(step)](self.native, store, step)
-        self.native.finish(plan.input, plan.output)
+        self.native.finish([plan.input] if inputs is None else inputs, [plan.output] if outputs is None else outputs)
 
     def run(self, x: Tensor, threads: int) -> Tensor | None:
         """The result for ``x`` (N, C, H, W) float32 on the CPU; None if ``x`` is anything else."""
         return self.native.run(x, self.dims, threads)
+
+    def run_many(self, xs: list[Tensor], threads: int) -> list[Tensor]:
+        """The results (N, C, H, W) of a program with several ``inputs`` or ``outputs``, in their order."""
+        return self.native.run_many(xs, threads)
 
     def describe(self) -> list[dict[str, Any]]:
         """One row per step: what runs, the values it reads and writes, the shape of the result."""

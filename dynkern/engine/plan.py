@@ -7,10 +7,14 @@ features is (channels, 1, 1). The batch is free. Every step that computes ends i
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from dynkern.ops.arguments import Geometry
+
+if TYPE_CHECKING:
+    from dynkern.engine.torch_node import TorchNode
 
 
 @dataclass(frozen=True)
@@ -162,7 +166,19 @@ class Softmax:
     log: bool = False
 
 
-Step = Conv2d | Linear | Pool2d | AdaptiveAverage | Pointwise | Multiply | Concat | Crop | Flatten | Softmax
+@dataclass(frozen=True)
+class Torch:
+    """What torch computes; a plan with such steps is cut into programs around them (:mod:`dynkern.engine.segments`).
+
+    The value ``y`` is (0, 0, 0) where it is none that another kind of step can read.
+    """
+
+    xs: tuple[int, ...]
+    y: int
+    node: TorchNode
+
+
+Step = Conv2d | Linear | Pool2d | AdaptiveAverage | Pointwise | Multiply | Concat | Crop | Flatten | Softmax | Torch
 
 
 @dataclass
@@ -171,6 +187,6 @@ class Plan:
 
     input: int
     output: int
-    output_dims: int  # 2: features, the result is (N, C); 4: the result is (N, C, H, W)
+    output_dims: int  # 2: features, the result is (N, C); 4: it is (N, C, H, W); 0: whatever a torch step gives
     values: list[Value] = field(default_factory=list)
     steps: list[Step] = field(default_factory=list)

@@ -13,6 +13,7 @@ from dynkern.engine.builder import WeightTensor
 from dynkern.engine.capture import Captured
 from dynkern.engine.lower import Lowered, lower
 from dynkern.engine.native import Program, Store
+from dynkern.engine.segments import Segments, program_of
 from dynkern.nn.selection import Key
 
 Shape = tuple[int, ...]
@@ -27,13 +28,15 @@ class State:
         tensors: parameters and buffers by name; vectors are copies, so that plans made later agree with the store.
         store: copies of the weights.
         weights: the names of the weights in the store.
+        kept: copies of the tensors that only torch uses, by name; may grow.
         programs: may grow.
     """
 
     tensors: Mapping[str, Tensor]
     store: Store
     weights: frozenset[str]
-    programs: dict[Which, Program] = field(default_factory=dict)
+    kept: dict[str, Tensor] = field(default_factory=dict)
+    programs: dict[Which, Program | Segments] = field(default_factory=dict)
 
 
 class Planner:
@@ -43,6 +46,7 @@ class Planner:
         capture: gives the graph of a sub-net at an input shape.
         tensors: gives the parameters and buffers as they are now.
         wanted: the programs to make at once; together they must use every weight.
+        fallback: torch runs what cannot be lowered.
 
     Raises:
         ValueError: what ``capture`` gives cannot be lowered.
@@ -53,8 +57,9 @@ class Planner:
         capture: Callable[[Key | None, Shape], Captured],
         tensors: Callable[[], Mapping[str, Tensor]],
         wanted: Sequence[Which],
+        fallback: bool = False,
     ) -> None:
-        self._capture, self._tensors = capture, tensors
+        self._capture, self._tensors, self._fallback = capture, tensors, fallback
         self._lock = threading.Lock()
         self._captured = {which: capture(*which) for which in wanted}
         self.state = self._read()
@@ -64,7 +69,7 @@ class Planner:
         with self._lock:
             self.state = self._read()
 
-    def program(self, which: Which) -> Program:
+    def program(self, which: Which) -> Program | Segments:
         """The program for a sub-net and input shape, made now if there is none."""
         program = self.state.programs.get(which)
         if program is not None:
@@ -73,29 +78,32 @@ class Planner:
             state = self.state
             if which not in state.programs:
                 captured = self._capture(*which)
-                lowered = lower(captured, state.tensors)
+                lowered = lower(captured, state.tensors, fallback=self._fallback)
                 new = set(lowered.weights) - state.weights
                 if new:
                     raise RuntimeError(
                         f"net: it uses {sorted(new)}, which it did not when it was compiled; compile it again"
                     )
-                program = Program(state.store, lowered.plan)
+                program = program_of(state.store, lowered.plan, state.kept)
                 self._captured[which] = captured
                 state.programs[which] = program
             return state.programs[which]
 
     def _read(self) -> State:
         tensors = _snapshot(self._tensors())
-        lowered: dict[Which, Lowered] = {w: lower(captured, tensors) for w, captured in self._captured.items()}
+        lowered: dict[Which, Lowered] = {
+            w: lower(captured, tensors, fallback=self._fallback) for w, captured in self._captured.items()
+        }
         weights: dict[str, WeightTensor] = {}
         for each in lowered.values():
             weights.update(each.weights)
         store = Store(weights)
-        programs = {w: Program(store, each.plan) for w, each in lowered.items()}
-        return State(tensors, store, frozenset(weights), programs)
+        kept: dict[str, Tensor] = {}
+        programs = {w: program_of(store, each.plan, kept) for w, each in lowered.items()}
+        return State(tensors, store, frozenset(weights), kept, programs)
 
 
-def execute(program: Program, x: Tensor, threads: int) -> Tensor:
+def execute(program: Program | Segments, x: Tensor, threads: int) -> Tensor:
     """The result of ``program`` for ``x``, (N, C, H, W) or (N, C), any strides, of the program's shape."""
     y = program.run(x if x.dim() == 4 else x[:, :, None, None], threads)
     if y is None:

@@ -120,6 +120,7 @@ _STEPS: dict[type, Callable[[Any, p.Plan, Any, Mapping[int, Tensor]], Tensor]] =
     p.Concat: lambda s, plan, weights, v: torch.cat([v[x] for x in s.xs], 1),
     p.Crop: _crop,
     p.Flatten: lambda s, plan, weights, v: v[s.x].flatten(1)[:, :, None, None],
+    p.Torch: lambda s, plan, weights, v: s.node([v[x] for x in s.xs], v[plan.input].shape[0]),
     p.Softmax: lambda s, plan, weights, v: F.log_softmax(v[s.x], 1) if s.log else F.softmax(v[s.x], 1),
 }
 
