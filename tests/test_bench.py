@@ -13,11 +13,15 @@ from torch import nn
 
 from dynkern import engine, models, subnets
 from dynkern.bench import peers, real, stages
-from dynkern.bench.cases import SPARSITY_SUITE, WIDTH_SUITE, Point, TernaryCase, WidthCase, plan
+from dynkern.bench.cases import FINE_SUITE, SPARSITY_SUITE, WIDTH_SUITE, WIDTHS, Point, TernaryCase, WidthCase, plan
 from dynkern.bench.results import ENGINE, MODULES, RUNTIMES, rival
 from dynkern.bench.run import MOST, Budget, measure, run
 from dynkern.bench.stages import Task, TernaryStage, WidthStage, once
 from dynkern.bench.timer import Measurement, interleave, threads
+from dynkern.count import count
+from dynkern.engine.capture import capture, tensors_of
+from dynkern.engine.lower import lower
+from dynkern.engine.plan import Conv2d, Linear
 
 POINT = Point(TernaryCase("conv 8 to 8, 4x4", 8, 8, 4, values=(0.5,)), 0.5, 1, 1)
 
@@ -151,6 +155,48 @@ def test_plan_covers_the_suites_and_keeps_cases_together() -> None:
     assert all(1 in case.batches and max(case.batches) > 1 for case in WIDTH_SUITE + SPARSITY_SUITE)
     with pytest.raises(ValueError, match="suite"):
         plan("depth", False, [1])
+
+
+def test_plan_of_the_networks() -> None:
+    points = plan("networks", False, [1, 2])
+    assert len(set(points)) == len(points)
+    of_one = [p for p in points if p.case.name == "MobileNetV2, 224x224"]
+    expected = [(batch, threads_, w) for batch, threads_ in ((1, 1), (1, 2), (32, 2)) for w in WIDTHS]
+    assert [(p.batch, p.threads, p.value) for p in of_one] == expected
+    assert {p.case.model for p in points if isinstance(p.case, WidthCase)} == {"resnet18", "resnet50", "mobilenetv2"}
+    assert {p.batch for p in plan("networks", False, [1, 2], [3])} == {3}
+    (point,) = plan("networks", True, [1], models=["resnet50"])
+    assert (point.case.name, point.value, point.batch) == ("ResNet-50, 224x224", 0.25, 1)
+    with pytest.raises(ValueError, match=r"models: expected some of \['resnet18', .*, got \['resnet20'\]"):
+        plan("networks", False, [1], models=["resnet50", "resnet20"])
+
+
+def test_the_engine_alone_at_sixteen_widths() -> None:
+    points = plan("fine", False, [1])
+    assert [p.value for p in points] == [i / 16 for i in range(1, 17)]
+    stage = WidthStage(WidthCase("ResNet-20", "resnet20", (0.0625, 1.0), engine_only=True), peers.choose("auto"))
+    task = stage.task(Point(stage.case, 0.0625, 1, 1))
+    assert list(task.variants) == [ENGINE]
+    assert task.error(task.variants[ENGINE]()()) <= task.tolerance
+
+
+def test_macs_of_the_plans_rise_with_the_width() -> None:
+    (case,) = FINE_SUITE
+    net = subnets.slim(models.resnet20(), case.values).eval()
+    subnets.calibrate_bn(net, [torch.randn(4, 3, 32, 32)])
+    macs = []
+    for width in case.values:
+        lowered = lower(capture(net, (3, 32, 32), torch.float32, width), tensors_of(net))
+        values = lowered.plan.values
+        macs.append(0)
+        for step in lowered.plan.steps:
+            if isinstance(step, (Conv2d, Linear)):
+                taps = math.prod(lowered.weights[step.weight.name].shape[2:])
+                out = values[step.y]
+                macs[-1] += values[step.x].channels * taps * out.channels * out.height * out.width
+    assert macs == sorted(set(macs))
+    # All the work of the sub-nets is in the plans, and nothing else.
+    assert macs == [found.macs for found in count(net, (1, 3, 32, 32)).values()]
 
 
 def test_peers_are_chosen_by_name_and_absence_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

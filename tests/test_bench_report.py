@@ -260,6 +260,39 @@ def test_summary_sets_the_time_saved_beside_the_macs_saved() -> None:
     assert report.summary(dataclasses.replace(found, rows=one_width)) == []
 
 
+def many_widths(*seconds: float) -> Results:
+    rows = []
+    for i, time in enumerate(seconds, 1):
+        at = {"suite": "width", "case": "Net", "value": i / 16, "batch": 1, "threads": 1}
+        rows += timed(at | {"macs": 1000 * i**2, "dense_macs": 10**6}, {"engine": time})
+    return dataclasses.replace(made_results(), rows=tuple(rows))
+
+
+def test_summary_says_where_time_falls_while_the_width_rises() -> None:
+    (line,) = report.summary(many_widths(*(1e-3 * i for i in range(1, 17))))
+    assert line.endswith("; of 16 widths every one takes longer than the one before")
+    (line,) = report.summary(many_widths(1e-3, 3e-3, 2e-3, 4e-3, 5e-3, 1e-3))
+    assert line.endswith(
+        "; of 6 widths every one takes longer than the one before but from 0.125 to 0.1875, 0.3125 to 0.375"
+    )
+
+
+def test_of_many_widths_the_quarters_are_named(tmp_path: Path) -> None:
+    from matplotlib import pyplot
+
+    chosen = panels(many_widths(*(1e-3 * i for i in range(1, 17))).rows, "width")
+    with pyplot.rc_context({"backend": "agg"}):
+        figure = plots._figure(pyplot, "width", chosen, "")
+        (axes,) = figure.axes
+        assert [text.get_text() for text in axes.get_xticklabels()] == [
+            "0.25\n16.0 k",
+            "0.5\n64.0 k",
+            "0.75\n144 k",
+            "1\n256 k",
+        ]
+        pyplot.close(figure)
+
+
 def crowded(case_count: int, batches: tuple[int, ...], variants: tuple[str, ...]) -> list[Panel]:
     rows = []
     for case in range(case_count):

@@ -54,6 +54,8 @@ def test_help_names_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
         (["dance"], "dance"),
         (["info", "--loud"], "--loud"),
         (["bench", "--suite", "depth"], "--suite"),
+        (["bench", "--suite", "networks", "--models", "resnet20"], "models: expected some of"),
+        (["bench", "--checkpoint", "x.th", "--data", ".", "--models", "resnet20"], "--models"),
         (["bench", "--threads", "0"], "--threads"),
         (["bench", "--threads", "one"], "--threads"),
         (["bench", "--batch", "1,,2"], "--batch"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 WIDTHS = (0.25, 0.5, 0.75, 1.0)
 # Where the papers' networks lie (0.44 to 0.9) and both ends.
@@ -19,14 +19,18 @@ class WidthCase:
         model: its name in :data:`dynkern.models.MODELS`.
         values: the widths.
         batches: images per call.
+        throughput: images per call that only run with the most threads.
         compiled: the widths at which torch.compile runs unless more is asked for: compiling takes up to half a minute.
+        engine_only: nothing else runs.
     """
 
     name: str
     model: str
     values: tuple[float, ...] = WIDTHS
     batches: tuple[int, ...] = (1,)
+    throughput: tuple[int, ...] = ()
     compiled: tuple[float, ...] = ()
+    engine_only: bool = False
 
     suite = "width"
 
@@ -41,6 +45,7 @@ class TernaryCase:
         size: height and width of the image of a 3x3 convolution with padding 1; None for a linear layer.
         values: the shares of weights that are zero.
         batches: images, or rows, per call.
+        throughput: those that only run with the most threads.
         dense_peers: the shares at which other runtimes run too; to them a zero costs what a one does.
     """
 
@@ -50,6 +55,7 @@ class TernaryCase:
     size: int | None
     values: tuple[float, ...] = ZEROS
     batches: tuple[int, ...] = (1,)
+    throughput: tuple[int, ...] = ()
     dense_peers: tuple[float, ...] = (0.9,)
 
     suite = "sparsity"
@@ -81,6 +87,14 @@ WIDTH_SUITE = (
     WidthCase("ResNet-20, 32x32", "resnet20", batches=(1, 32), compiled=(0.25, 1.0)),
     WidthCase("ResNet-18, 224x224", "resnet18", batches=(1, 2)),
 )
+# The networks for 224x224 images, each beside the other runtimes.
+NETWORK_SUITE = (
+    WidthCase("ResNet-18, 224x224", "resnet18", throughput=(32,)),
+    WidthCase("ResNet-50, 224x224", "resnet50", throughput=(32,)),
+    WidthCase("MobileNetV2, 224x224", "mobilenetv2", throughput=(32,)),
+)
+# How closely time follows the width: every number of channels that the first stage of ResNet-20 can have.
+FINE_SUITE = (WidthCase("ResNet-20, 16 widths", "resnet20", tuple(i / 16 for i in range(1, 17)), engine_only=True),)
 # The 3x3 convolutions of ResNet-20* (Dordoni et al., MLSP 2024), and a linear layer.
 SPARSITY_SUITE = (
     TernaryCase("conv 80 to 80, 32x32", 80, 80, 32, batches=(1, 8)),
@@ -91,7 +105,12 @@ SPARSITY_SUITE = (
 QUICK_WIDTH_SUITE = (WidthCase("ResNet-20, 32x32", "resnet20", values=(0.25, 1.0)),)
 QUICK_SPARSITY_SUITE = (TernaryCase("conv 80 to 80, 32x32", 80, 80, 32, values=(0.0, 0.9)),)
 
+# "all" is what runs in a few minutes; the others take longer or are for one question, and run when asked for.
 SUITES: dict[tuple[str, bool], tuple[WidthCase | TernaryCase, ...]] = {
+    ("networks", False): NETWORK_SUITE,
+    ("networks", True): tuple(replace(case, values=(0.25,), throughput=()) for case in NETWORK_SUITE),
+    ("fine", False): FINE_SUITE,
+    ("fine", True): FINE_SUITE,
     ("width", False): WIDTH_SUITE,
     ("sparsity", False): SPARSITY_SUITE,
     ("all", False): WIDTH_SUITE + SPARSITY_SUITE,
@@ -122,14 +141,36 @@ def counted(number: int, what: str) -> str:
     return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
-def plan(suite: str, quick: bool, threads: Sequence[int], batches: Sequence[int] | None = None) -> list[Point]:
-    """The points of a suite, those of one case together; ``batches`` replaces the batch sizes of every case."""
+def plan(
+    suite: str,
+    quick: bool,
+    threads: Sequence[int],
+    batches: Sequence[int] | None = None,
+    models: Sequence[str] | None = None,
+) -> list[Point]:
+    """The points of a suite, those of one case together.
+
+    Args:
+        suite, quick: a key of :data:`SUITES`.
+        threads: the thread counts.
+        batches: in place of the batch sizes of every case.
+        models: only the cases of networks of these names.
+
+    Raises:
+        ValueError: there is no such suite, or it has no network of such a name.
+    """
     if (suite, quick) not in SUITES:
-        raise ValueError(f"suite: expected 'width', 'sparsity' or 'all', got {suite!r}")
-    return [
-        Point(case, value, batch, count)
-        for case in SUITES[suite, quick]
-        for batch in batches or case.batches
-        for count in threads
-        for value in case.values
-    ]
+        raise ValueError(f"suite: expected one of {sorted({name for name, _ in SUITES})}, got {suite!r}")
+    cases = SUITES[suite, quick]
+    if models is not None:
+        have = [case.model for case in cases if isinstance(case, WidthCase)]
+        if unknown := [name for name in models if name not in have]:
+            raise ValueError(f"models: expected some of {have} for suite {suite!r}, got {unknown}")
+        cases = tuple(case for case in cases if isinstance(case, WidthCase) and case.model in models)
+    points = []
+    for case in cases:
+        runs = [(batch, count) for batch in batches or case.batches for count in threads]
+        if batches is None:
+            runs += [(batch, max(threads)) for batch in case.throughput]
+        points += [Point(case, value, batch, count) for batch, count in runs for value in case.values]
+    return points

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from dynkern.bench import peers, plots, real, report, results
-from dynkern.bench.cases import Point, plan
+from dynkern.bench.cases import SUITES, Point, plan
 from dynkern.bench.extras import need
 from dynkern.bench.machine import cores, facts
 from dynkern.bench.results import OURS, Results
@@ -29,7 +29,13 @@ COMPILE_NOTE = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of ``dynkern bench``."""
-    parser.add_argument("--suite", choices=("width", "sparsity", "all"), help="what to measure (default all)")
+    parser.add_argument(
+        "--suite",
+        choices=sorted({name for name, _ in SUITES}),
+        help="what to measure: 'width' and 'sparsity', together 'all' (default); 'networks', larger ones beside other "
+        "runtimes (takes long); 'fine', the engine at 16 widths",
+    )
+    parser.add_argument("--models", metavar="NAME,NAME", help="only these networks of the suite, such as mobilenetv2")
     parser.add_argument("--quick", action="store_true", help="a few points, to see that everything works")
     parser.add_argument("--threads", type=numbers, metavar="N,N", help="thread counts (default: 1 and all cores)")
     parser.add_argument("--batch", type=numbers, metavar="N,N", help="inputs per call (default: per case, 1 and more)")
@@ -89,8 +95,10 @@ def _check(options: argparse.Namespace) -> None:
     """Options that do not go together."""
     if (options.checkpoint is None) != (options.data is None):
         raise UsageError("--checkpoint and --data: expected both or neither")
-    if options.checkpoint is not None and (options.suite or options.quick):
-        raise UsageError("--checkpoint: measures the trained network; expected neither --suite nor --quick beside it")
+    if options.checkpoint is not None and (options.suite or options.quick or options.models):
+        raise UsageError(
+            "--checkpoint: measures the trained network; expected no --suite, --models or --quick beside it"
+        )
     if options.budget is not None and not options.budget > 0:
         raise UsageError(f"--budget: expected seconds above 0, got {options.budget}")
     if options.images is not None and options.images < 1:
@@ -103,7 +111,9 @@ def _check(options: argparse.Namespace) -> None:
 
 
 def _suites(options: argparse.Namespace, threads: Sequence[int], choice: peers.Choice) -> Results:
-    points = plan(options.suite or "all", options.quick, threads, options.batch)
+    models = None if options.models is None else options.models.split(",")
+    with asked():
+        points = plan(options.suite or "all", options.quick, threads, options.batch, models)
     if options.quick and options.peers == "auto":
         choice = peers.none("left out by --quick")
     budget = options.budget or (QUICK_BUDGET if options.quick else BUDGET)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -42,6 +43,11 @@ class Panel:
         """The engine's rows with the fewest and the most MACs; None if it ran at fewer than two widths."""
         rows = sorted(self.curves.get(ENGINE, ()), key=lambda row: row.macs)
         return (rows[0], rows[-1]) if len(rows) > 1 else None
+
+    def steps_down(self) -> list[tuple[float, float]]:
+        """The neighbouring widths of which the engine takes longer for the lesser."""
+        curve = self.curves.get(ENGINE, ())
+        return [(a.value, b.value) for a, b in itertools.pairwise(curve) if (a.median_s or 0.0) > (b.median_s or 0.0)]
 
     def break_even(self) -> float | None:
         """The share of zeros from which on dynkern is faster than dense torch at every measured point.

@@ -43,6 +43,8 @@ WIDE, TALL = 2.75, 1.85
 GAP_WIDE, GAP_TALL = 0.62, 0.95
 LEFT, RIGHT, TOP, BOTTOM = 0.75, 0.28, 1.2, 0.95
 LEGEND_LINE, FOOT_LINE = 0.19, 0.14
+# Widths that have room for their MACs below the axis; of more only the quarters are named.
+MOST_TICKS = 8
 # Letters of the foot on an inch.
 FOOT_LETTERS = 17
 
@@ -185,6 +187,9 @@ def _ticks(axes: Any, panel: Panel) -> None:
         axes.set_xticks([0, 20, 40, 60, 80, 100])
         return
     at = {row.value: row.macs for curve in panel.curves.values() for row in curve}
+    if len(at) > MOST_TICKS:
+        axes.set_xticks(list(at), minor=True)
+        at = {value: macs for value, macs in at.items() if value % 0.25 == 0}
     axes.set_xticks(list(at), [f"{value:g}\n{big(macs)}" for value, macs in at.items()])
 
 

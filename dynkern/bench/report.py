@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from dynkern.bench.cases import counted
 from dynkern.bench.extras import need
-from dynkern.bench.panels import panels
+from dynkern.bench.panels import Panel, panels
 from dynkern.bench.peers import LABELS, label
 from dynkern.bench.results import ENGINE, MODULES, OURS, Results, Row, rival
 
@@ -38,6 +38,7 @@ SUMMARY = (
 )
 # Columns of a head before it is broken into lines.
 HEAD_WIDTH = 13
+USUAL_WIDTHS = 4
 
 
 def show(results: Results, console: Console) -> None:
@@ -96,9 +97,18 @@ def summary(results: Results) -> list[str]:
         (least, low), (full, high) = ((row, row.median_s or 0.0) for row in ends)
         lines.append(
             f"{panel.case}: {low / high:.3f} at width {least.value:g} ({duration(low)} of {duration(high)}), "
-            f"ideal {least.macs / full.macs:.3f}"
+            f"ideal {least.macs / full.macs:.3f}{_monotone(panel)}"
         )
     return lines
+
+
+def _monotone(panel: Panel) -> str:
+    """Whether time rises with the width, of more widths than the usual four."""
+    count = len(panel.curves[ENGINE])
+    if count <= USUAL_WIDTHS:
+        return ""
+    down = ", ".join(f"{a:g} to {b:g}" for a, b in panel.steps_down())
+    return f"; of {count} widths every one takes longer than the one before" + (f" but from {down}" if down else "")
 
 
 def caption(results: Results) -> str:

@@ -82,7 +82,9 @@ class WidthStage:
             "eager_extracted": lambda: peers.eager(subject, point.threads),
             ENGINE: lambda: engine_call(self.engine(), x, point.value),
         }
-        for peer in self.choice.wanted:
+        if self.case.engine_only:
+            variants = {ENGINE: variants[ENGINE]}
+        for peer in () if self.case.engine_only else self.choice.wanted:
             if self.choice.everywhere or peer.variant != "torch_compile" or self._affords_compiling(point):
                 variants[peer.variant] = lambda peer=peer: peer.build(subject, point.threads)  # type: ignore[misc]
         return Task(
