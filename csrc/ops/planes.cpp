@@ -92,6 +92,9 @@ void Planes::fill(const Image& image, int64_t channel, int first, int rows, floa
         const int64_t stride = step * image.column_stride;
         if (stride == 1) {
           std::memcpy(to, line, sizeof(float) * inside);
+        } else if (stride == 2) {
+          // A constant, which the compiler makes shuffles of.
+          for (int i = 0; i < inside; ++i) to[i] = line[2 * i];
         } else {
           for (int i = 0; i < inside; ++i) to[i] = line[i * stride];
         }

@@ -174,40 +174,47 @@ inline void winograd_prefetch(const WinogradConv2d& a, const WinogradChunk& next
   }
 }
 
+// One tile of pixels and a block of outputs, at some of the points.
 struct WinogradProduct {
-  const float* v;  // planes of the point, from the first channel on
-  int64_t channels, channel, tap;
+  const float* v;  // planes of the first of the points, from the first channel on
+  int64_t v_point, channels, channel, tap;
   const int64_t* first_tap;  // of each vector of pixels
   const float* g;
-  float* m;   // O by V vectors
+  int64_t g_point;
+  float* m;   // O by V vectors for each point
   bool more;  // add to m
+  int points;
 };
 
 template <int O, int V>
 void winograd_product(const WinogradProduct& a) {
-  Vec acc[O][V];
-  const float* pixels[V];
-  for (int v = 0; v < V; ++v) pixels[v] = a.v + a.first_tap[v];
-  for (int o = 0; o < O; ++o) {
-    for (int v = 0; v < V; ++v) acc[o][v] = a.more ? load(a.m + (o * V + v) * kLanes) : Vec{};
-  }
-  const float* block = a.g;
-  int64_t i = 0;
-  for (int64_t rest = a.channels; rest > 0; rest -= kWinogradChannels, block += O * kWinogradFilterRow) {
-    const float* end = block + 3 * (rest < kWinogradChannels ? rest : kWinogradChannels);
-    for (const float* g = block; g < end; g += 3, i += a.channel) {
-      for (int kx = 0; kx < 3; ++kx) {
-        Vec x[V];
-        for (int v = 0; v < V; ++v) x[v] = load(pixels[v] + i + kx * a.tap);
-        for (int o = 0; o < O; ++o) {
-          const Vec s = splat(g[o * kWinogradFilterRow + kx]);
-          for (int v = 0; v < V; ++v) acc[o][v] += s * x[v];
+  const float *plane = a.v, *weights = a.g;
+  float* m = a.m;
+  for (int u = 0; u < a.points; ++u, plane += a.v_point, weights += a.g_point, m += O * V * kLanes) {
+    Vec acc[O][V];
+    const float* pixels[V];
+    for (int v = 0; v < V; ++v) pixels[v] = plane + a.first_tap[v];
+    for (int o = 0; o < O; ++o) {
+      for (int v = 0; v < V; ++v) acc[o][v] = a.more ? load(m + (o * V + v) * kLanes) : Vec{};
+    }
+    const float* block = weights;
+    int64_t i = 0;
+    for (int64_t rest = a.channels; rest > 0; rest -= kWinogradChannels, block += O * kWinogradFilterRow) {
+      const float* end = block + 3 * (rest < kWinogradChannels ? rest : kWinogradChannels);
+      for (const float* g = block; g < end; g += 3, i += a.channel) {
+        for (int kx = 0; kx < 3; ++kx) {
+          Vec x[V];
+          for (int v = 0; v < V; ++v) x[v] = load(pixels[v] + i + kx * a.tap);
+          for (int o = 0; o < O; ++o) {
+            const Vec s = splat(g[o * kWinogradFilterRow + kx]);
+            for (int v = 0; v < V; ++v) acc[o][v] += s * x[v];
+          }
         }
       }
     }
-  }
-  for (int o = 0; o < O; ++o) {
-    for (int v = 0; v < V; ++v) store(a.m + (o * V + v) * kLanes, acc[o][v]);
+    for (int o = 0; o < O; ++o) {
+      for (int v = 0; v < V; ++v) store(m + (o * V + v) * kLanes, acc[o][v]);
+    }
   }
 }
 
@@ -456,9 +463,12 @@ inline void winograd_group(const WinogradConv2d& a, const WinogradCuts& cuts, co
         for (int i = 0; i < vectors; ++i) first_tap[i] = cuts.first_tap(begin + i, kLanes);
         const WinogradTile product =
             winograd_tile(chunk.outputs, vectors, std::make_integer_sequence<int, kRegisters / 2>());
-        for (int u = 0; u < kWinogradPoints; ++u) {
-          product({memory.v + u * cuts.point + first_channel * cuts.channel, channels, cuts.channel, cuts.tap,
-                   first_tap, g + u * point, memory.m + u * chunk.outputs * vectors * kLanes, block > 0});
+        // Point by point where the next weights are asked for meanwhile.
+        const int step = next.outputs > 0 ? 1 : kWinogradPoints;
+        for (int u = 0; u < kWinogradPoints; u += step) {
+          product({memory.v + u * cuts.point + first_channel * cuts.channel, cuts.point, channels,
+                   cuts.channel, cuts.tap, first_tap, g + u * point, point,
+                   memory.m + u * chunk.outputs * vectors * kLanes, block > 0, step});
           if (next.outputs > 0) winograd_prefetch(a, next, t * kWinogradPoints + u, tiles * kWinogradPoints);
         }
         if (last)
