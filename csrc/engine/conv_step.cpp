@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "core/isa.h"
 #include "engine/steps.h"
 
 namespace dynkern::engine {
@@ -71,20 +72,38 @@ void ConvStep::run_part(const Context& c, Range groups, Range band, Range output
     }
     for (int64_t row = band.begin; row < band.end; row += band_rows_) {
       const Range part{row, std::min<int64_t>(row + band_rows_, band.end)};
-      const Image image{c.value[spec_.x],
-                        x_.channels,
-                        x_.layout.height,
-                        x_.layout.width,
-                        x_.layout.channel(),
-                        x_.layout.pitch(),
-                        1};
-      for (int64_t i = 0; i < group_inputs_; ++i) {
-        planes_.fill(image, g * group_inputs_ + i, static_cast<int>(row), band_rows_,
-                     c.scratch + i * channel_stride_);
-      }
+      fill_planes(c, g * group_inputs_, part);
       compute(c.scratch, g, outputs, output(c, g * group_outputs_ + outputs.begin, part, planes_.pitch()),
               c.scratch + plane_floats());
     }
+  }
+}
+
+void ConvStep::fill_planes(const Context& c, int64_t first_channel, Range rows) const {
+  const Layout& layout = x_.layout;
+  const Window& w = spec_.window;
+  const int count = static_cast<int>(rows.end - rows.begin);
+  if (split_padding(spec_, x_) >= 0 && layout.pad >= split_padding(spec_, x_)) {
+    const int top = static_cast<int>(rows.begin) * 2 - w.top;
+    const float* x = c.value[spec_.x] + first_channel * layout.channel() + top * layout.pitch() - w.left;
+    kernels().split_planes({x,
+                            layout.channel(),
+                            layout.pitch(),
+                            layout.height + layout.pad - top,
+                            group_inputs_,
+                            c.scratch,
+                            channel_stride_,
+                            planes_.copy_floats(band_rows_),
+                            {planes_.copies(0), planes_.copies(1)},
+                            planes_.copy_rows(count),
+                            planes_.pitch()});
+    return;
+  }
+  const Image image{
+      c.value[spec_.x], x_.channels, layout.height, layout.width, layout.channel(), layout.pitch(), 1};
+  for (int64_t i = 0; i < group_inputs_; ++i) {
+    planes_.fill(image, first_channel + i, static_cast<int>(rows.begin), band_rows_,
+                 c.scratch + i * channel_stride_);
   }
 }
 
@@ -129,6 +148,14 @@ int direct_padding(const ConvSpec& spec, const Value& x, const Value& y, const S
   const int padding = std::max({w.top, w.left, spec.bottom, spec.right});
   // Features lie side by side, which linear layers rely on.
   if (x.features() && padding > 0) return -1;
+  return padding <= kMostPadding ? padding : -1;
+}
+
+int split_padding(const ConvSpec& spec, const Value& x) {
+  const Window& w = spec.window;
+  if (w.stride[0] != 2 || w.stride[1] != 2 || w.dilation[0] != 1 || w.dilation[1] != 1 || x.features())
+    return -1;
+  const int padding = std::max({w.top, w.left, spec.bottom, spec.right});
   return padding <= kMostPadding ? padding : -1;
 }
 

@@ -57,6 +57,8 @@ class ConvStep : public Step {
  private:
   int64_t plane_floats() const { return direct_ ? 0 : (group_inputs_ * channel_stride_ + 64 + 15) / 16 * 16; }
   PlaneOutput output(const Context& c, int64_t channel, Range rows, int pitch) const;
+  // The planes of a group's inputs for a band of rows, in the scratch memory.
+  void fill_planes(const Context& c, int64_t first_channel, Range rows) const;
   void run_part(const Context& c, Range groups, Range band, Range outputs) const;
 
   const int32_t* mask_;

@@ -22,7 +22,7 @@ int Program::add_value(int channels, int height, int width) {
 void Program::add_conv2d(ConvSpec spec) {
   const Value &x = values_.at(static_cast<size_t>(spec.x)), &y = values_.at(static_cast<size_t>(spec.y));
   int& pad = pads_[{x.layout.height, x.layout.width}];
-  pad = std::max(pad, direct_padding(spec, x, y, *store_));
+  pad = std::max({pad, direct_padding(spec, x, y, *store_), split_padding(spec, x)});
   makers_.push_back([spec = std::move(spec)](Program& p) { return make_conv2d(spec, p); });
 }
 

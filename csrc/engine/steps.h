@@ -16,6 +16,10 @@ int direct_padding(const ConvSpec& spec, const Value& x, const Value& y, const S
 bool is_depthwise(const ConvSpec& spec, const Value& x, const Store& store);
 
 std::unique_ptr<Step> make_depthwise_conv2d(const ConvSpec& spec, Program& program);
+// Padding that a convolution of stride 2 wants around its input, so that its planes are made by vectors; -1
+// if that does not help it.
+int split_padding(const ConvSpec& spec, const Value& x);
+
 std::unique_ptr<Step> make_conv2d(const ConvSpec& spec, Program& program);
 std::unique_ptr<Step> make_paired(std::unique_ptr<Step> first, std::unique_ptr<Step> second,
                                   Program& program);

@@ -24,6 +24,7 @@ namespace {
 #include "ops/pool2d/kernel-inl.h"
 #include "ops/sliced_conv2d/kernel-inl.h"
 #include "ops/sliced_linear/kernel-inl.h"
+#include "ops/split_planes/kernel-inl.h"
 #include "ops/ternary/kernel-inl.h"
 #include "ops/winograd/kernel-inl.h"
 

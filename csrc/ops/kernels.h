@@ -8,6 +8,7 @@
 #include "ops/pool2d/kernel.h"
 #include "ops/sliced_conv2d/kernel.h"
 #include "ops/sliced_linear/kernel.h"
+#include "ops/split_planes/kernel.h"
 #include "ops/ternary/kernel.h"
 #include "ops/winograd/kernel.h"
 
@@ -19,6 +20,7 @@
   X(ternary_lists, TernaryListsRun)    \
   X(pointwise, Pointwise)              \
   X(pool2d, Pool2d)                    \
+  X(split_planes, SplitPlanes)         \
   X(features, Features)
 
 namespace dynkern {

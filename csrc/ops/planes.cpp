@@ -53,7 +53,7 @@ Planes::Planes(const Window& window, int height, int width, bool shifted)
 int64_t Planes::channel_stride(int rows) const {
   // One row more: the padding that ends the last row would be that of the row after it.
   int64_t copies = static_cast<int64_t>(rows_.start.size() * columns_.start.size());
-  return copies * (rows + rows_.extra + 1) * pitch_;
+  return copies * copy_floats(rows);
 }
 
 int64_t Planes::touched(int64_t pixels) const {
@@ -62,7 +62,7 @@ int64_t Planes::touched(int64_t pixels) const {
 }
 
 void Planes::tap_offsets(int rows, int32_t* offset) const {
-  int64_t plane = static_cast<int64_t>(rows + rows_.extra + 1) * pitch_;
+  const int64_t plane = copy_floats(rows);
   for (size_t i = 0; i < rows_.copy.size(); ++i) {
     for (size_t j = 0; j < columns_.copy.size(); ++j) {
       int64_t copy = static_cast<int64_t>(rows_.copy[i] * columns_.start.size() + columns_.copy[j]);

@@ -53,6 +53,11 @@ class Planes {
 
   int pitch() const { return pitch_; }
 
+  // Copies in each direction, the floats of one for a band of `rows`, and the rows of it that are read.
+  int copies(int axis) const { return static_cast<int>((axis == 0 ? rows_ : columns_).start.size()); }
+  int64_t copy_floats(int rows) const { return static_cast<int64_t>(rows + rows_.extra + 1) * pitch_; }
+  int copy_rows(int rows) const { return rows + rows_.extra; }
+
  private:
   struct Axis {              // one direction of the kernel
     std::vector<int> start;  // first padded coordinate of each copy; the copy then steps by the stride
