@@ -46,6 +46,32 @@ size_t add_ternary(Store& store, py::handle packed, const std::vector<int64_t>& 
   return store.add_ternary(make_lists(packed, shape));
 }
 
+// Integers of a convolution's weight: int8 for activations of uint8, int16 for those of int16.
+size_t add_quantized(Store& store, py::handle weight) {
+  Tensor t;
+  const Torch& torch = Torch::get();
+  const bool narrow = read(weight, torch.int8, 4, t);
+  if ((!narrow && !read(weight, torch.int16, 4, t)) || !contiguous(t)) {
+    throw std::invalid_argument(
+        "weight: expected a contiguous int8 or int16 tensor of 4 dimensions on the CPU");
+  }
+  const int64_t taps = t.size[2] * t.size[3];
+  if (narrow) {
+    return store.add_quantized(
+        QuantizedWeight(static_cast<const int8_t*>(t.data), t.size[0], t.size[1], taps));
+  }
+  return store.add_quantized(
+      QuantizedWeight(static_cast<const int16_t*>(t.data), t.size[0], t.size[1], taps));
+}
+
+int add_value(Program& p, int channels, int height, int width, const std::string& element, int zero) {
+  constexpr std::array<const char*, 3> kElements = {"float32", "uint8", "int16"};
+  for (size_t i = 0; i < kElements.size(); ++i) {
+    if (element == kElements[i]) return p.add_value(channels, height, width, static_cast<Element>(i), zero);
+  }
+  throw std::invalid_argument("element: unknown kind '" + element + "'");
+}
+
 const std::array<const char*, 9> kActivations = {"none",      "clamp",       "gelu",    "gelu_tanh", "silu",
                                                  "hardswish", "hardsigmoid", "sigmoid", "tanh"};
 
@@ -100,7 +126,7 @@ void check_epilogue(const Program& p, const StepEpilogue& e, int y) {
   }
   if (e.residual < 0) return;
   const engine::Value& r = value(p, e.residual);
-  if (r.channels != out.channels || !(r.layout == out.layout)) {
+  if (r.channels != out.channels || !r.layout.same_size(out.layout)) {
     throw std::invalid_argument("epilogue: the residual is of another shape");
   }
 }
@@ -110,6 +136,7 @@ std::array<int64_t, 3> weight_shape(const Program& p, size_t id) {
   if (const engine::DenseWeight* w = p.store().dense(id)) {
     return {w->shape[0], w->shape[1], w->shape.size() == 4 ? w->shape[2] * w->shape[3] : 1};
   }
+  if (const QuantizedWeight* w = p.store().quantized(id)) return {w->outputs(), w->inputs(), w->taps()};
   const TernaryLists* lists = p.store().ternary(id);
   return {lists->outputs(), lists->inputs(), lists->taps()};
 }
@@ -139,7 +166,8 @@ void conv2d(Program& p, int x, int y, size_t weight, std::array<int, 2> kernel, 
 void linear(Program& p, int x, int y, size_t weight, const Index& in_index, const Index& out_index,
             const StepEpilogue& epilogue) {
   const auto shape = weight_shape(p, weight);
-  if (!value(p, x).features() || !value(p, y).features() || shape[2] != 1) {
+  if (!value(p, x).features() || !value(p, y).features() || shape[2] != 1 ||
+      p.store().quantized(weight) != nullptr) {
     throw std::invalid_argument("linear: expected features");
   }
   check_index(in_index, value(p, x).channels, shape[1], "in_index");
@@ -150,7 +178,7 @@ void linear(Program& p, int x, int y, size_t weight, const Index& in_index, cons
 
 void same_channels(const Program& p, int x, int y, bool size) {
   const engine::Value &from = value(p, x), &to = value(p, y);
-  if (from.channels != to.channels || (size && !(from.layout == to.layout))) {
+  if (from.channels != to.channels || (size && !from.layout.same_size(to.layout))) {
     throw std::invalid_argument("step: its values are of different shapes");
   }
 }
@@ -272,10 +300,11 @@ void bind_engine(py::module_& m) {
       .def(py::init<>())
       .def("add_dense", add_dense)
       .def("add_ternary", add_ternary)
+      .def("add_quantized", add_quantized)
       .def_property_readonly("weight_bytes", &Store::weight_bytes);
   py::class_<Program>(m, "Program")
       .def(py::init<std::shared_ptr<Store>>())
-      .def("value", &Program::add_value)
+      .def("value", add_value)
       .def("conv2d", conv2d)
       .def("linear", linear)
       .def("pool2d", pool2d)

@@ -16,13 +16,14 @@ namespace py = pybind11;
 
 // What the extension needs of the torch module, looked up once.
 struct Torch {
-  py::object empty, float32, uint8, int64;
+  py::object empty, float32, uint8, int8, int16, int64;
 
   static const Torch& get() {
     // Never freed: the interpreter may be gone when static objects are destroyed.
     static const Torch* torch = [] {
       py::module_ m = py::module_::import("torch");
-      return new Torch{m.attr("empty"), m.attr("float32"), m.attr("uint8"), m.attr("int64")};
+      return new Torch{m.attr("empty"), m.attr("float32"), m.attr("uint8"),
+                       m.attr("int8"),  m.attr("int16"),   m.attr("int64")};
     }();
     return *torch;
   }

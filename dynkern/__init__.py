@@ -10,7 +10,7 @@ except ModuleNotFoundError as error:
         "(pip install .) and run from another folder, or build it in place (CONTRIBUTING.md)"
     ) from error
 
-from dynkern import models, nn, ops, subnets, ternary
+from dynkern import models, nn, ops, quantize, subnets, ternary
 from dynkern.checkpoint import load_checkpoint
 from dynkern.count import count
 from dynkern.engine import compile
@@ -37,6 +37,7 @@ __all__ = [
     "nn",
     "ops",
     "pack",
+    "quantize",
     "revert",
     "save",
     "select",

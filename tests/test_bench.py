@@ -6,6 +6,8 @@ import contextlib
 import gc
 import math
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,10 +15,21 @@ from torch import nn
 
 from dynkern import engine, models, subnets
 from dynkern.bench import peers, real, stages
-from dynkern.bench.cases import FINE_SUITE, SPARSITY_SUITE, WIDTH_SUITE, WIDTHS, Point, TernaryCase, WidthCase, plan
-from dynkern.bench.results import ENGINE, MODULES, RUNTIMES, rival
+from dynkern.bench.cases import (
+    FINE_SUITE,
+    INT8_SUITE,
+    SPARSITY_SUITE,
+    WIDTH_SUITE,
+    WIDTHS,
+    IntegerCase,
+    Point,
+    TernaryCase,
+    WidthCase,
+    plan,
+)
+from dynkern.bench.results import ENGINE, ENGINE_INT8, MODULES, RUNTIMES, rival
 from dynkern.bench.run import MOST, Budget, measure, run
-from dynkern.bench.stages import Task, TernaryStage, WidthStage, once
+from dynkern.bench.stages import IntegerStage, Task, TernaryStage, WidthStage, once
 from dynkern.bench.timer import Measurement, interleave, threads
 from dynkern.count import count
 from dynkern.engine.capture import capture, tensors_of
@@ -146,9 +159,9 @@ def test_budget_is_shared_among_the_points_left() -> None:
 
 def test_plan_covers_the_suites_and_keeps_cases_together() -> None:
     points = plan("all", False, [1, 2])
-    assert (
-        len(set(points)) == len(points) == sum(len(c.values) * len(c.batches) * 2 for c in WIDTH_SUITE + SPARSITY_SUITE)
-    )
+    cases = WIDTH_SUITE + INT8_SUITE + SPARSITY_SUITE
+    assert len(set(points)) == len(points) == sum(len(c.values) * len(c.batches) * 2 for c in cases)
+    assert {p.case for p in plan("int8", False, [1])} == set(INT8_SUITE)
     order = list(dict.fromkeys(point.case for point in points))
     assert [point.case for point in points] == sorted((p.case for p in points), key=order.index)
     assert {p.batch for p in plan("width", False, [1], [3, 5])} == {3, 5}
@@ -297,6 +310,7 @@ def test_baselines_are_compared_with_their_like() -> None:
     assert {rival(name, "width") for name in ("eager_sliced", "eager_extracted")} == {MODULES}
     assert {rival(name, "sparsity") for name in ("torch_dense", "torch_sparse", *RUNTIMES)} == {MODULES}
     assert rival("eager", "real") == MODULES
+    assert {rival(f"{name}_int8", "int8") for name in ("onnxruntime", "openvino")} == {ENGINE_INT8}
 
 
 def test_names_of_our_variants() -> None:
@@ -355,6 +369,21 @@ def test_width_stage_runs_every_width_right() -> None:
         with torch.no_grad():
             assert all(task.error(task.variants[name]()()) <= task.tolerance for name in ran)
     assert macs == {1.0: 2 * 40_551_040, 0.25: 2 * 2_617_504}
+
+
+def test_integer_stage_runs_every_runtime_right() -> None:
+    case = IntegerCase("ResNet-20", "resnet20", values=(0.25, 1.0))
+    pytest.importorskip("onnxruntime")
+    chosen = peers.Choice((peers.OPTIONAL["torch.compile"], peers.OPTIONAL["onnxruntime"]), False, {})
+    stage = IntegerStage(case, chosen)
+    for width in case.values:
+        task = stage.task(Point(case, width, 1, 1))
+        assert list(task.variants) == ["engine", "engine_int8", "engine_int16", "onnxruntime_int8"]
+        with torch.no_grad():
+            errors = [task.error(torch.as_tensor(build()())) for build in task.variants.values()]
+        # Integers are used, and more bits are better.
+        assert errors[0] < 1e-5 < errors[2] < errors[1] < 0.1
+        assert 1e-3 < errors[3] < 0.1
 
 
 def test_a_network_is_compiled_once_for_all_its_points(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -432,6 +461,7 @@ def test_accuracy_compares_every_variant_with_pytorch(trained: real.Trained) -> 
     assert found["engine"] == pytest.approx(0.9, abs=2 / 260)
     assert found["difference"] <= 1e-4 * found["largest"]
     assert found["engine_difference"] <= 1e-4 * found["largest"]
+    assert "engine_int8" not in found
     assert len(steps) == real.chunks(260) == 2
     with torch.no_grad():
         trained.modules.get_submodule("linear").bias[0] += 1000
@@ -444,6 +474,20 @@ def test_accuracy_compares_every_variant_with_pytorch(trained: real.Trained) -> 
     found = real.accuracy(trained, x, labels, threads=1)
     assert found["engine_difference"] == pytest.approx(1000, rel=1e-3)
     assert found["engine_agree"] < 1
+
+
+def test_accuracy_in_integers(trained: real.Trained) -> None:
+    x = torch.randn(20, 3, 32, 32)
+    found = real.accuracy(replace(trained, seen=x), x, torch.zeros(20, dtype=torch.int64), threads=1)
+    assert 0 < found["engine_int8_difference"] < 0.1 * found["largest"]
+    assert found["engine_int8_agree"] >= 0.8
+    assert trained.seen is None
+    with pytest.raises(ValueError, match="calibrate"):
+        trained.int8()
+
+
+def test_calibration_images_are_optional(trained: real.Trained, tmp_path: Path) -> None:
+    assert real.with_training_images(trained, tmp_path) is trained
 
 
 def test_a_trained_network_that_does_not_compile_is_our_failure(trained: real.Trained) -> None:

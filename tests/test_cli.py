@@ -137,7 +137,7 @@ def test_bench_quick_writes_everything(tmp_path: Path, capsys: pytest.CaptureFix
     eager = ("eager_sliced", "eager_extracted")
     assert at == {("width", v, name) for v in (0.25, 1.0) for name in ("dynkern", "engine", *eager)} | {
         ("sparsity", v, name) for v in (0.0, 0.9) for name in ("dynkern", "torch_dense")
-    }
+    } | {("int8", v, name) for v in (0.25, 1.0) for name in ("engine", "engine_int8", "engine_int16")}
     for text in ("ResNet-20, 32x32, batch 1, 1 thread", "against dense torch", "left out by --quick", "results.json"):
         assert text in captured.out
     assert re.search(r"\nResNet-20, 32x32: 0\.\d{3} at width 0\.25 \(.* of .*\), ideal 0\.065\n", captured.out)

@@ -23,7 +23,7 @@ ConvStep::ConvStep(const ConvSpec& spec, Program& program)
       direct_(direct_padding(spec, x_, y_, program.store()) >= 0),
       planes_(spec.window, x_.layout.height, x_.layout.width, false),
       taps_(spec.window.kernel[0] * spec.window.kernel[1]),
-      group_inputs_(x_.channels / spec.groups),
+      group_inputs_(x_.planes() / spec.groups),
       group_outputs_(y_.channels / spec.groups),
       band_rows_(y_.layout.height),
       mask_(program.mask(y_.layout)) {
@@ -55,7 +55,7 @@ void ConvStep::run(const Context& c) const {
     const Range tiles = share((rows + row_tile() - 1) / row_tile(), c);
     band = {tiles.begin * row_tile(), std::min(tiles.end * row_tile(), rows)};
   } else {
-    outputs = share(group_outputs_, c);
+    outputs = share_outputs(c);
   }
   run_part(c, groups, band, outputs);
 }
@@ -83,7 +83,8 @@ void ConvStep::fill_planes(const Context& c, int64_t first_channel, Range rows) 
   const Layout& layout = x_.layout;
   const Window& w = spec_.window;
   const int count = static_cast<int>(rows.end - rows.begin);
-  if (split_padding(spec_, x_) >= 0 && layout.pad >= split_padding(spec_, x_)) {
+  if (x_.element == Element::kFloat && split_padding(spec_, x_) >= 0 &&
+      layout.pad >= split_padding(spec_, x_)) {
     const int top = static_cast<int>(rows.begin) * 2 - w.top;
     const float* x = c.value[spec_.x] + first_channel * layout.channel() + top * layout.pitch() - w.left;
     kernels().split_planes({x,
@@ -100,11 +101,17 @@ void ConvStep::fill_planes(const Context& c, int64_t first_channel, Range rows) 
     return;
   }
   const Image image{
-      c.value[spec_.x], x_.channels, layout.height, layout.width, layout.channel(), layout.pitch(), 1};
+      c.value[spec_.x], x_.planes(), layout.height, layout.width, layout.channel(), layout.pitch(), 1};
   for (int64_t i = 0; i < group_inputs_; ++i) {
     planes_.fill(image, first_channel + i, static_cast<int>(rows.begin), band_rows_,
-                 c.scratch + i * channel_stride_);
+                 c.scratch + i * channel_stride_, layout.fill);
   }
+}
+
+Range ConvStep::share_outputs(const Context& c) const {
+  const int64_t unit = x_.element == Element::kFloat ? 1 : kQuantizedOutputs;
+  const Range units = share((group_outputs_ + unit - 1) / unit, c);
+  return {std::min(units.begin * unit, group_outputs_), std::min(units.end * unit, group_outputs_)};
 }
 
 int64_t ConvStep::touched(int64_t pixels) const {
@@ -129,7 +136,7 @@ PlaneOutput ConvStep::output(const Context& c, int64_t channel, Range rows, int 
   const Layout& layout = y_.layout;
   const int64_t start = rows.begin * layout.pitch();
   out.stride = layout.channel();
-  out.y = c.value[spec_.y] + channel * out.stride + start;
+  out.y = c.value[spec_.y] + channel / y_.per_word() * out.stride + start;
   out.rows = static_cast<int>(rows.end - rows.begin);
   out.width = layout.width;
   out.pitch = pitch;
@@ -160,6 +167,7 @@ int split_padding(const ConvSpec& spec, const Value& x) {
 }
 
 std::unique_ptr<Step> make_conv2d(const ConvSpec& spec, Program& program) {
+  if (program.store().quantized(spec.weight) != nullptr) return make_quantized_conv2d(spec, program);
   const Value& x = program.values()[static_cast<size_t>(spec.x)];
   const Value& y = program.values()[static_cast<size_t>(spec.y)];
   if (is_depthwise(spec, x, program.store()) && direct_padding(spec, x, y, program.store()) >= 0) {

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "engine/program.h"
+#include "ops/quantized_conv2d/kernel.h"
 
 namespace dynkern::engine {
 
@@ -56,6 +57,7 @@ class ConvStep : public Step {
 
  private:
   int64_t plane_floats() const { return direct_ ? 0 : (group_inputs_ * channel_stride_ + 64 + 15) / 16 * 16; }
+  Range share_outputs(const Context& c) const;
   PlaneOutput output(const Context& c, int64_t channel, Range rows, int pitch) const;
   // The planes of a group's inputs for a band of rows, in the scratch memory.
   void fill_planes(const Context& c, int64_t first_channel, Range rows) const;
@@ -67,6 +69,7 @@ class ConvStep : public Step {
 std::unique_ptr<Step> make_dense_conv2d(const ConvSpec& spec, Program& program);
 // Null if Winograd's algorithm does not fit.
 std::unique_ptr<Step> make_winograd_conv2d(const ConvSpec& spec, Program& program);
+std::unique_ptr<Step> make_quantized_conv2d(const ConvSpec& spec, Program& program);
 std::unique_ptr<Step> make_ternary_conv2d(const ConvSpec& spec, Program& program);
 
 }  // namespace dynkern::engine

@@ -5,8 +5,9 @@
 //   pixel (y, x) of a channel = origin + y * pitch + x,   pitch = width + pad
 //
 // The `pad` columns between two rows are the right padding of one and the left padding of the next; `pad`
-// rows lie above and below. All of it is zero when the arena is made and stays so: steps write pixels, and
-// zeros between rows.
+// rows lie above and below. All of it is `fill` when the arena is made and stays so: steps write pixels, and
+// `fill` between rows. A pixel is a 32-bit word: a float, or several quantised channels (engine/element.h),
+// whose zero the fill is.
 #pragma once
 
 #include <cstdint>
@@ -15,12 +16,14 @@ namespace dynkern::engine {
 
 struct Layout {
   int height, width, pad;
+  uint32_t fill = 0;
 
   int pitch() const { return width + pad; }
   int64_t origin() const { return static_cast<int64_t>(pad) * pitch() + pad; }
   int64_t channel() const { return static_cast<int64_t>(height + 2 * pad) * pitch() + pad; }
+  bool same_size(const Layout& other) const { return height == other.height && width == other.width; }
   bool operator==(const Layout& other) const {
-    return height == other.height && width == other.width && pad == other.pad;
+    return same_size(other) && pad == other.pad && fill == other.fill;
   }
 };
 

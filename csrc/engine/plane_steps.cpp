@@ -214,6 +214,9 @@ class CropStep : public PlaneStep {
 }  // namespace
 
 std::unique_ptr<Step> make_pool2d(const PoolSpec& spec, Program& program) {
+  if (program.values()[static_cast<size_t>(spec.x)].element != Element::kFloat) {
+    return make_quantized_max_pool(spec, program);
+  }
   return std::make_unique<PoolStep>(spec, program);
 }
 
@@ -222,6 +225,10 @@ std::unique_ptr<Step> make_adaptive_average(int x, int y, Program& program) {
 }
 
 std::unique_ptr<Step> make_pointwise(int x, int y, const StepEpilogue& epilogue, Program& program) {
+  const bool from_words = program.values()[static_cast<size_t>(x)].element != Element::kFloat;
+  const bool to_words = program.values()[static_cast<size_t>(y)].element != Element::kFloat;
+  if (from_words) return make_dequantize(x, y, epilogue, program);
+  if (to_words) return make_quantize(x, y, epilogue, program);
   return std::make_unique<PointwiseStep>(x, y, epilogue, program);
 }
 
@@ -234,6 +241,9 @@ std::unique_ptr<Step> make_concat(const std::vector<int>& xs, int y, Program& pr
 }
 
 std::unique_ptr<Step> make_crop(const CropSpec& spec, Program& program) {
+  if (program.values()[static_cast<size_t>(spec.x)].element != Element::kFloat) {
+    return make_quantized_crop(spec, program);
+  }
   return std::make_unique<CropStep>(spec, program);
 }
 

@@ -12,9 +12,12 @@
 
 namespace dynkern::engine {
 
-int Program::add_value(int channels, int height, int width) {
+int Program::add_value(int channels, int height, int width, Element element, int zero) {
   if (channels < 1 || height < 1 || width < 1) throw std::invalid_argument("value: expected positive sizes");
-  values_.push_back({channels, {height, width, 0}});
+  if (zero < 0 || zero > (element == Element::kUint8 ? 255 : 0)) {
+    throw std::invalid_argument("value: zero point out of range");
+  }
+  values_.push_back({channels, {height, width, 0, 0x01010101u * static_cast<uint32_t>(zero)}, element});
   pads_.try_emplace({height, width}, 0);
   return static_cast<int>(values_.size()) - 1;
 }
@@ -63,21 +66,39 @@ void Program::add_softmax(int x, int y, bool log) {
 }
 
 void Program::finish(std::vector<int> inputs, std::vector<int> outputs) {
+  for (const std::vector<int>* ends : {&inputs, &outputs}) {
+    for (int v : *ends) {
+      if (values_.at(static_cast<size_t>(v)).element != Element::kFloat) {
+        throw std::invalid_argument("finish: inputs and outputs are floats");
+      }
+    }
+  }
   inputs_ = std::move(inputs);
   outputs_ = std::move(outputs);
   for (Value& v : values_) {
     v.layout.pad = pads_[{v.layout.height, v.layout.width}];
-    if (v.channels * v.layout.channel() > INT32_MAX) {
+    if (v.planes() * v.layout.channel() > INT32_MAX) {
       throw std::invalid_argument("value: an activation of more than 2^31 elements");
     }
     layout_ids_.push_back(store_->layout_id(v.layout));
   }
   for (const Maker& make : makers_) steps_.push_back(make(*this));
   makers_.clear();
+  for (const auto& step : steps_) check_elements(*step);
   pair_steps();
   for (const auto& step : steps_) scratch_floats_ = std::max(scratch_floats_, step->scratch_floats());
   scratch_floats_ = (scratch_floats_ + 15) / 16 * 16;
   assign_slots();
+}
+
+void Program::check_elements(const Step& step) const {
+  std::vector<int> used = step.reads();
+  used.push_back(step.writes());
+  for (int v : used) {
+    if (values_[static_cast<size_t>(v)].element != Element::kFloat && !step.takes_words()) {
+      throw std::invalid_argument(step.describe() + ": it takes no quantised values");
+    }
+  }
 }
 
 // A step that reads its input by channels, which nobody else reads, runs together with the step that makes
@@ -134,11 +155,11 @@ void Program::assign_slots() {
   std::map<std::pair<size_t, size_t>, int> most;
   for (size_t v = 0; v < values_.size(); ++v) {
     if (slots_[v] == kNoSlot) continue;
-    int& channels = most[{layout_ids_[v], slots_[v]}];
-    channels = std::max(channels, values_[v].channels);
+    int& planes = most[{layout_ids_[v], slots_[v]}];
+    planes = std::max(planes, values_[v].planes());
   }
   for (size_t v = 0; v < values_.size(); ++v) {
-    slot_channels_.push_back(slots_[v] == kNoSlot ? 0 : most[{layout_ids_[v], slots_[v]}]);
+    slot_planes_.push_back(slots_[v] == kNoSlot ? 0 : most[{layout_ids_[v], slots_[v]}]);
   }
 }
 
@@ -165,7 +186,7 @@ int64_t Program::arena_bytes() const {
   for (size_t v = 0; v < values_.size(); ++v) {
     if (slots_[v] == kNoSlot) continue;
     int64_t& most = floats[{layout_ids_[v], slots_[v]}];
-    most = std::max(most, values_[v].channels * values_[v].layout.channel());
+    most = std::max(most, values_[v].planes() * values_[v].layout.channel());
   }
   int64_t sum = scratch_floats_;
   for (const auto& slot : floats) sum += slot.second;
@@ -176,8 +197,7 @@ void Program::resolve(Arena& arena, float** values) const {
   for (size_t v = 0; v < values_.size(); ++v) {
     const Value& value = values_[v];
     if (slots_[v] == kNoSlot) continue;
-    values[v] =
-        arena.slot(layout_ids_[v], value.layout, slots_[v], slot_channels_[v]) + value.layout.origin();
+    values[v] = arena.slot(layout_ids_[v], value.layout, slots_[v], slot_planes_[v]) + value.layout.origin();
   }
 }
 

@@ -61,7 +61,8 @@ class Program {
  public:
   explicit Program(std::shared_ptr<Store> store) : store_(std::move(store)) {}
 
-  int add_value(int channels, int height, int width);
+  // `zero`: the zero point of a value of kUint8.
+  int add_value(int channels, int height, int width, Element element = Element::kFloat, int zero = 0);
   void add_conv2d(ConvSpec spec);
   void add_linear(LinearSpec spec);
   void add_pool2d(PoolSpec spec);
@@ -94,6 +95,7 @@ class Program {
   using Maker = std::function<std::unique_ptr<Step>(Program&)>;
   void pair_steps();
   void assign_slots();
+  void check_elements(const Step& step) const;
   void run_image(int64_t i, const std::vector<Images>& xs, const std::vector<float*>& ys,
                  float* const* values, Context context) const;
   void read_input(const Image& image, int input, const Context& c) const;
@@ -106,7 +108,7 @@ class Program {
   std::vector<Maker> makers_;
   std::vector<std::unique_ptr<Step>> steps_;
   std::vector<size_t> layout_ids_, slots_;  // of each value; kNoSlot for one within a step
-  std::vector<int> slot_channels_;          // that its slot has room for
+  std::vector<int> slot_planes_;            // that its slot has room for
   std::map<std::pair<int, int>, std::vector<int32_t>> masks_;
   std::vector<int> inputs_, outputs_;
   int64_t scratch_floats_ = 0;

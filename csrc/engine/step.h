@@ -6,7 +6,9 @@
 #include <string>
 #include <vector>
 
+#include "ops/element.h"
 #include "engine/layout.h"
+#include "ops/element.h"
 #include "ops/plane_output.h"
 
 namespace dynkern::engine {
@@ -14,6 +16,12 @@ namespace dynkern::engine {
 struct Value {
   int channels;
   Layout layout;
+  Element element = Element::kFloat;
+
+  int per_word() const { return channels_of_word(element); }
+  int planes() const { return (channels + per_word() - 1) / per_word(); }
+  // The zero point of a quantised value.
+  int zero() const { return element == Element::kUint8 ? static_cast<int>(layout.fill & 255) : 0; }
   bool features() const { return layout.height == 1 && layout.width == 1; }
 };
 
@@ -44,8 +52,9 @@ struct StepEpilogue {
     auto from = [&](const std::vector<float>& v) { return v.empty() ? nullptr : v.data() + channel; };
     Epilogue e{from(scale), from(shift), from(residual_scale), nullptr, 0, activation, low, high};
     if (residual >= 0) {
-      e.residual_stride = values[static_cast<size_t>(residual)].layout.channel();
-      e.residual = c.value[residual] + channel * e.residual_stride;
+      const Value& from = values[static_cast<size_t>(residual)];
+      e.residual_stride = from.layout.channel();
+      e.residual = c.value[residual] + channel / from.per_word() * e.residual_stride;
     }
     return e;
   }
@@ -65,6 +74,7 @@ class Step {
   virtual std::string describe() const = 0;    // kind and kernel, for people
   virtual std::vector<int> reads() const = 0;  // values
   virtual int writes() const = 0;
+  virtual bool takes_words() const { return false; }  // whether values may be quantised
 
   // Whether one thread can compute some output channels alone, by run_channels; and whether it then reads
   // only those channels of its first value.

@@ -30,6 +30,10 @@ std::unique_ptr<Step> make_pointwise(int x, int y, const StepEpilogue& epilogue,
 std::unique_ptr<Step> make_multiply(int x, int y, int gate, Program& program);
 std::unique_ptr<Step> make_concat(const std::vector<int>& xs, int y, Program& program);
 std::unique_ptr<Step> make_crop(const CropSpec& spec, Program& program);
+std::unique_ptr<Step> make_quantize(int x, int y, const StepEpilogue& epilogue, Program& program);
+std::unique_ptr<Step> make_dequantize(int x, int y, const StepEpilogue& epilogue, Program& program);
+std::unique_ptr<Step> make_quantized_max_pool(const PoolSpec& spec, Program& program);
+std::unique_ptr<Step> make_quantized_crop(const CropSpec& spec, Program& program);
 std::unique_ptr<Step> make_flatten(int x, int y, Program& program);
 std::unique_ptr<Step> make_softmax(int x, int y, bool log, Program& program);
 

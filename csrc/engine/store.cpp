@@ -2,20 +2,26 @@
 #include "engine/store.h"
 
 #include <algorithm>
+#include <cstring>
 #include <utility>
 
 #include "ops/winograd/kernel.h"
 
 namespace dynkern::engine {
 
-float* Arena::slot(size_t layout_id, const Layout& layout, size_t number, int channels) {
+float* Arena::slot(size_t layout_id, const Layout& layout, size_t number, int planes) {
   if (slots_.size() <= layout_id) slots_.resize(layout_id + 1);
   auto& slots = slots_[layout_id];
   while (slots.size() <= number) slots.emplace_back();
   AlignedFloats& slot = slots[number];
   // Kernels read up to one vector past the end of a small image.
-  const int64_t floats = channels * layout.channel() + 64;
-  if (slot.size() < static_cast<size_t>(floats)) slot = AlignedFloats(static_cast<size_t>(floats));
+  const size_t floats = static_cast<size_t>(planes * layout.channel() + 64);
+  if (slot.size() < floats) {
+    float fill;
+    std::memcpy(&fill, &layout.fill, sizeof fill);
+    slot = AlignedFloats(floats);
+    if (layout.fill != 0) std::fill_n(slot.data(), floats, fill);
+  }
   return slot.data();
 }
 
@@ -49,7 +55,7 @@ size_t Store::add_dense(const float* values, std::vector<int64_t> shape) {
   weight->plain = AlignedFloats(static_cast<size_t>(count(shape)));
   std::copy_n(values, weight->plain.size(), weight->plain.data());
   weight->shape = std::move(shape);
-  weights_.push_back({std::move(weight), nullptr});
+  weights_.push_back({std::move(weight), nullptr, nullptr});
   return weights_.size() - 1;
 }
 
@@ -78,7 +84,12 @@ const float* Store::winograd_filters(size_t id) {
 }
 
 size_t Store::add_ternary(TernaryLists lists) {
-  weights_.push_back({nullptr, std::make_unique<TernaryLists>(std::move(lists))});
+  weights_.push_back({nullptr, std::make_unique<TernaryLists>(std::move(lists)), nullptr});
+  return weights_.size() - 1;
+}
+
+size_t Store::add_quantized(QuantizedWeight weight) {
+  weights_.push_back({nullptr, nullptr, std::make_unique<QuantizedWeight>(std::move(weight))});
   return weights_.size() - 1;
 }
 
@@ -93,8 +104,10 @@ size_t Store::layout_id(const Layout& layout) {
 int64_t Store::weight_bytes() const {
   int64_t bytes = 0;
   for (const Weight& w : weights_) {
-    bytes += w.dense ? static_cast<int64_t>((w.dense->plain.size() + w.dense->filters.size()) * sizeof(float))
-                     : w.ternary->bytes();
+    if (w.dense)
+      bytes += static_cast<int64_t>((w.dense->plain.size() + w.dense->filters.size()) * sizeof(float));
+    if (w.ternary) bytes += w.ternary->bytes();
+    if (w.quantized) bytes += w.quantized->bytes();
   }
   return bytes;
 }

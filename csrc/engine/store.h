@@ -9,6 +9,7 @@
 
 #include "core/aligned.h"
 #include "engine/layout.h"
+#include "ops/quantized_conv2d/weight.h"
 #include "ops/ternary/lists.h"
 
 namespace dynkern::engine {
@@ -17,8 +18,8 @@ namespace dynkern::engine {
 // stays zero whichever sub-net uses it.
 class Arena {
  public:
-  // At least `channels` planes of `layout`, the number-th of its slots; valid as long as the arena.
-  float* slot(size_t layout_id, const Layout& layout, size_t number, int channels);
+  // At least `planes` planes of `layout`, the number-th of its slots; valid as long as the arena.
+  float* slot(size_t layout_id, const Layout& layout, size_t number, int planes);
 
  private:
   std::vector<std::deque<AlignedFloats>> slots_;  // by layout
@@ -35,10 +36,12 @@ class Store {
  public:
   size_t add_dense(const float* values, std::vector<int64_t> shape);
   size_t add_ternary(TernaryLists lists);
+  size_t add_quantized(QuantizedWeight weight);
 
-  // Null if that weight is of the other kind.
+  // Null if that weight is of another kind.
   const DenseWeight* dense(size_t id) const { return weights_.at(id).dense.get(); }
   const TernaryLists* ternary(size_t id) const { return weights_.at(id).ternary.get(); }
+  const QuantizedWeight* quantized(size_t id) const { return weights_.at(id).quantized.get(); }
 
   // The values of a dense weight, as they came. Valid as long as the store.
   const float* plain(size_t id);
@@ -58,6 +61,7 @@ class Store {
   struct Weight {
     std::unique_ptr<DenseWeight> dense;
     std::unique_ptr<TernaryLists> ternary;
+    std::unique_ptr<QuantizedWeight> quantized;
   };
   std::vector<Weight> weights_;
   std::vector<Layout> layouts_;

@@ -5,8 +5,12 @@
 #include <cstring>
 #include <utility>
 
-#if defined(__AVX2__)
+#if defined(__x86_64__)
+// GCC 12 takes the undefined operands of its own intrinsics for uninitialised variables.
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 #include <immintrin.h>
+#pragma GCC diagnostic pop
 #endif
 
 #include "ops/kernels.h"
@@ -17,11 +21,16 @@ namespace {
 
 #include DYNKERN_SIMD
 #include "simd/vector.h"
+#include "simd/integer.h"
 #include "ops/activation-inl.h"
 #include "ops/pixel_tiles-inl.h"
+#include "ops/word_tiles-inl.h"
 #include "ops/depthwise_conv2d/kernel-inl.h"
 #include "ops/pointwise/kernel-inl.h"
 #include "ops/pool2d/kernel-inl.h"
+#include "ops/quantize/kernel-inl.h"
+#include "ops/quantized_conv2d/kernel-inl.h"
+#include "ops/quantized_max_pool/kernel-inl.h"
 #include "ops/sliced_conv2d/kernel-inl.h"
 #include "ops/sliced_linear/kernel-inl.h"
 #include "ops/split_planes/kernel-inl.h"

@@ -6,21 +6,28 @@
 #include "ops/depthwise_conv2d/kernel.h"
 #include "ops/pointwise/kernel.h"
 #include "ops/pool2d/kernel.h"
+#include "ops/quantize/kernel.h"
+#include "ops/quantized_conv2d/kernel.h"
+#include "ops/quantized_max_pool/kernel.h"
 #include "ops/sliced_conv2d/kernel.h"
 #include "ops/sliced_linear/kernel.h"
 #include "ops/split_planes/kernel.h"
 #include "ops/ternary/kernel.h"
 #include "ops/winograd/kernel.h"
 
-#define DYNKERN_KERNELS(X)             \
-  X(sliced_conv2d, SlicedConv2d)       \
-  X(winograd_conv2d, WinogradConv2d)   \
-  X(depthwise_conv2d, DepthwiseConv2d) \
-  X(sliced_linear, SlicedLinear)       \
-  X(ternary_lists, TernaryListsRun)    \
-  X(pointwise, Pointwise)              \
-  X(pool2d, Pool2d)                    \
-  X(split_planes, SplitPlanes)         \
+#define DYNKERN_KERNELS(X)                \
+  X(sliced_conv2d, SlicedConv2d)          \
+  X(depthwise_conv2d, DepthwiseConv2d)    \
+  X(sliced_linear, SlicedLinear)          \
+  X(winograd_conv2d, WinogradConv2d)      \
+  X(ternary_lists, TernaryListsRun)       \
+  X(quantized_conv2d, QuantizedConv2d)    \
+  X(quantized_max_pool, QuantizedMaxPool) \
+  X(quantize, Quantize)                   \
+  X(dequantize, Dequantize)               \
+  X(pointwise, Pointwise)                 \
+  X(pool2d, Pool2d)                       \
+  X(split_planes, SplitPlanes)            \
   X(features, Features)
 
 namespace dynkern {

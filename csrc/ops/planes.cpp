@@ -71,7 +71,10 @@ void Planes::tap_offsets(int rows, int32_t* offset) const {
   }
 }
 
-void Planes::fill(const Image& image, int64_t channel, int first, int rows, float* plane) const {
+void Planes::fill(const Image& image, int64_t channel, int first, int rows, float* plane,
+                  uint32_t padding_bits) const {
+  float nothing;
+  std::memcpy(&nothing, &padding_bits, sizeof nothing);
   const float* source = image.data + channel * image.channel_stride;
   const int step = window_.stride[1];
   for (int row_start : rows_.start) {
@@ -82,13 +85,13 @@ void Planes::fill(const Image& image, int64_t channel, int first, int rows, floa
       for (int r = 0; r < rows + rows_.extra + 1; ++r, plane += pitch_) {
         const int y = (first + r) * window_.stride[0] + row_start - window_.top;
         if (y < 0 || y >= height_ || r == rows + rows_.extra || inside <= 0) {
-          std::memset(plane, 0, sizeof(float) * pitch_);
+          std::fill_n(plane, pitch_, nothing);
           continue;
         }
         const float* line =
             source + y * image.row_stride + (start + padding.before * step) * image.column_stride;
         float* to = plane + padding.before;
-        for (int i = 0; i < padding.before; ++i) plane[i] = 0;
+        for (int i = 0; i < padding.before; ++i) plane[i] = nothing;
         const int64_t stride = step * image.column_stride;
         if (stride == 1) {
           std::memcpy(to, line, sizeof(float) * inside);
@@ -98,7 +101,7 @@ void Planes::fill(const Image& image, int64_t channel, int first, int rows, floa
         } else {
           for (int i = 0; i < inside; ++i) to[i] = line[i * stride];
         }
-        for (int i = 0; i < padding.after; ++i) to[inside + i] = 0;
+        for (int i = 0; i < padding.after; ++i) to[inside + i] = nothing;
       }
     }
   }

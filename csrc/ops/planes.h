@@ -45,8 +45,10 @@ class Planes {
   // Offsets of the taps, kernel rows first, within one channel of a band of `rows`.
   void tap_offsets(int rows, int32_t* offset) const;
 
-  // Write the planes of one channel for the output rows first .. first + rows.
-  void fill(const Image& image, int64_t channel, int first, int rows, float* plane) const;
+  // Write the planes of one channel for the output rows first .. first + rows; `padding` is the bits of every
+  // float around the image.
+  void fill(const Image& image, int64_t channel, int first, int rows, float* plane,
+            uint32_t padding = 0) const;
 
   // Floats of one channel's planes that the kernel reads for `pixels` neighbours.
   int64_t touched(int64_t pixels) const;

@@ -36,6 +36,13 @@ class WidthCase:
 
 
 @dataclass(frozen=True)
+class IntegerCase(WidthCase):
+    """One network in integers, run at every width."""
+
+    suite = "int8"
+
+
+@dataclass(frozen=True)
 class TernaryCase:
     """One layer with ternary weights, run at every share of zeros.
 
@@ -95,6 +102,10 @@ NETWORK_SUITE = (
 )
 # How closely time follows the width: every number of channels that the first stage of ResNet-20 can have.
 FINE_SUITE = (WidthCase("ResNet-20, 16 widths", "resnet20", tuple(i / 16 for i in range(1, 17)), engine_only=True),)
+INT8_SUITE = (
+    IntegerCase("ResNet-20, 32x32", "resnet20"),
+    IntegerCase("ResNet-18, 224x224", "resnet18", values=(0.25, 1.0)),
+)
 # The 3x3 convolutions of ResNet-20* (Dordoni et al., MLSP 2024), and a linear layer.
 SPARSITY_SUITE = (
     TernaryCase("conv 80 to 80, 32x32", 80, 80, 32, batches=(1, 8)),
@@ -103,6 +114,7 @@ SPARSITY_SUITE = (
     TernaryCase("linear 1024 to 1024", 1024, 1024, None, batches=(1, 64)),
 )
 QUICK_WIDTH_SUITE = (WidthCase("ResNet-20, 32x32", "resnet20", values=(0.25, 1.0)),)
+QUICK_INT8_SUITE = (IntegerCase("ResNet-20, 32x32", "resnet20", values=(0.25, 1.0)),)
 QUICK_SPARSITY_SUITE = (TernaryCase("conv 80 to 80, 32x32", 80, 80, 32, values=(0.0, 0.9)),)
 
 # "all" is what runs in a few minutes; the others take longer or are for one question, and run when asked for.
@@ -112,11 +124,13 @@ SUITES: dict[tuple[str, bool], tuple[WidthCase | TernaryCase, ...]] = {
     ("fine", False): FINE_SUITE,
     ("fine", True): FINE_SUITE,
     ("width", False): WIDTH_SUITE,
+    ("int8", False): INT8_SUITE,
     ("sparsity", False): SPARSITY_SUITE,
-    ("all", False): WIDTH_SUITE + SPARSITY_SUITE,
+    ("all", False): WIDTH_SUITE + INT8_SUITE + SPARSITY_SUITE,
     ("width", True): QUICK_WIDTH_SUITE,
+    ("int8", True): QUICK_INT8_SUITE,
     ("sparsity", True): QUICK_SPARSITY_SUITE,
-    ("all", True): QUICK_WIDTH_SUITE + QUICK_SPARSITY_SUITE,
+    ("all", True): QUICK_WIDTH_SUITE + QUICK_INT8_SUITE + QUICK_SPARSITY_SUITE,
 }
 
 

@@ -33,7 +33,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--suite",
         choices=sorted({name for name, _ in SUITES}),
         help="what to measure: 'width' and 'sparsity', together 'all' (default); 'networks', larger ones beside other "
-        "runtimes (takes long); 'fine', the engine at 16 widths",
+        "runtimes (takes long); 'fine', the engine at 16 widths; 'int8', "
+        "integers",
     )
     parser.add_argument("--models", metavar="NAME,NAME", help="only these networks of the suite, such as mobilenetv2")
     parser.add_argument("--quick", action="store_true", help="a few points, to see that everything works")
@@ -132,6 +133,7 @@ def _real(options: argparse.Namespace, threads: Sequence[int]) -> Results:
         trained = real.load(options.model, options.checkpoint)
     with asked("--data"):
         images, labels = real.images(options.data, options.images)
+        trained = real.with_training_images(trained, options.data)
     batches = options.batch or real.BATCHES
     if max(batches) > len(images):
         raise UsageError(f"--batch: expected at most {len(images)}, the number of images, got {max(batches)}")

@@ -7,10 +7,12 @@ import copy
 import importlib.util
 import io
 import logging
+import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,6 +27,8 @@ Call = Callable[[], Tensor | np.ndarray]
 # How every variant is named in tables and plots, in the order of the legend.
 LABELS = {
     "engine": "dynkern engine",
+    "engine_int8": "dynkern engine, int8",
+    "engine_int16": "dynkern engine, int16",
     "dynkern": "dynkern modules",
     "eager": "PyTorch",
     "eager_sliced": "eager, sliced per call",
@@ -34,6 +38,8 @@ LABELS = {
     "torch_compile": "torch.compile",
     "onnxruntime": "ONNX Runtime",
     "openvino": "OpenVINO",
+    "onnxruntime_int8": "ONNX Runtime, int8",
+    "openvino_int8": "OpenVINO, int8",
 }
 
 
@@ -59,6 +65,37 @@ class Subject:
             export(self.module, (self.x,), file, input_names=["x"], output_names=["y"], dynamo=False)
         return file.getvalue()
 
+    @cached_property
+    def onnx_int8(self) -> bytes:
+        """The same in integers of 8 bits (quantise and dequantise nodes), calibrated on the very input.
+
+        Weights are symmetric with a scale for each output channel, activations have a scale and zero point each.
+        """
+        from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+        from onnxruntime.quantization.shape_inference import quant_pre_process
+
+        class Once(CalibrationDataReader):
+            def __init__(self, x: Tensor) -> None:
+                self.left = [{"x": x.numpy()}]
+
+            def get_next(self) -> dict[str, np.ndarray] | None:
+                return self.left.pop() if self.left else None
+
+        with tempfile.TemporaryDirectory() as folder, _quiet():
+            plain, prepared, integers = (Path(folder, name) for name in ("plain", "prepared", "integers"))
+            plain.write_bytes(self.onnx)
+            quant_pre_process(plain, prepared)
+            quantize_static(
+                prepared,
+                integers,
+                Once(self.x),
+                quant_format=QuantFormat.QDQ,
+                per_channel=True,
+                activation_type=QuantType.QUInt8,
+                weight_type=QuantType.QInt8,
+            )
+            return integers.read_bytes()
+
 
 def eager(subject: Subject, threads: int) -> Call:
     """The module as it is."""
@@ -75,6 +112,15 @@ def compiled(subject: Subject, threads: int) -> Call:
 
 def onnxruntime(subject: Subject, threads: int) -> Call:
     """ONNX Runtime on the CPU."""
+    return _onnxruntime(subject.onnx, subject.x, threads)
+
+
+def onnxruntime_int8(subject: Subject, threads: int) -> Call:
+    """ONNX Runtime on the CPU, in integers of 8 bits."""
+    return _onnxruntime(subject.onnx_int8, subject.x, threads)
+
+
+def _onnxruntime(model: bytes, x: Tensor, threads: int) -> Call:
     import onnxruntime as ort
 
     options = ort.SessionOptions()
@@ -83,13 +129,22 @@ def onnxruntime(subject: Subject, threads: int) -> Call:
     options.log_severity_level = 3
     # Its threads spin inside a call as usual, but not on into the samples of the next variant.
     options.add_session_config_entry("session.force_spinning_stop", "1")
-    session = ort.InferenceSession(subject.onnx, options, providers=["CPUExecutionProvider"])
-    inputs = {"x": subject.x.numpy()}
+    session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    inputs = {"x": x.numpy()}
     return lambda: session.run(None, inputs)[0]
 
 
 def openvino(subject: Subject, threads: int) -> Call:
     """OpenVINO on the CPU, in float32 (its own default may be bfloat16)."""
+    return _openvino(subject.onnx, subject.x, threads)
+
+
+def openvino_int8(subject: Subject, threads: int) -> Call:
+    """OpenVINO on the CPU, in integers of 8 bits where the model has them."""
+    return _openvino(subject.onnx_int8, subject.x, threads)
+
+
+def _openvino(model: bytes, x: Tensor, threads: int) -> Call:
     import openvino as ov
 
     core = ov.Core()
@@ -98,8 +153,8 @@ def openvino(subject: Subject, threads: int) -> Call:
         "PERFORMANCE_HINT": "LATENCY",
         "INFERENCE_PRECISION_HINT": "f32",
     }
-    request = core.compile_model(core.read_model(subject.onnx), "CPU", options).create_infer_request()
-    inputs = [subject.x.numpy()]
+    request = core.compile_model(core.read_model(model), "CPU", options).create_infer_request()
+    inputs = [x.numpy()]
     return lambda: request.infer(inputs, share_inputs=True, share_outputs=True)[0]
 
 
@@ -121,18 +176,20 @@ class Peer:
         variant: its key in :data:`LABELS`.
         package: what must be importable.
         build: prepares it; what it returns is timed.
+        int8: the same in integers, if it has them.
     """
 
     variant: str
     package: str
     build: Callable[[Subject, int], Call]
+    int8: Callable[[Subject, int], Call] | None = None
 
 
 # By the name that ``--peers`` takes.
 OPTIONAL = {
     "torch.compile": Peer("torch_compile", "torch", compiled),
-    "onnxruntime": Peer("onnxruntime", "onnxruntime", onnxruntime),
-    "openvino": Peer("openvino", "openvino", openvino),
+    "onnxruntime": Peer("onnxruntime", "onnxruntime", onnxruntime, onnxruntime_int8),
+    "openvino": Peer("openvino", "openvino", openvino, openvino_int8),
 }
 
 

@@ -11,7 +11,7 @@ from dynkern.bench.cases import counted
 from dynkern.bench.extras import need
 from dynkern.bench.panels import Panel, panels
 from dynkern.bench.peers import LABELS, label
-from dynkern.bench.results import ENGINE, MODULES, OURS, Results, Row, rival
+from dynkern.bench.results import ENGINE, ENGINE_INT8, MODULES, OURS, Results, Row, rival
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -28,6 +28,8 @@ HEAD = {
         "ONNX Runtime and OpenVINO",
         relative="largest output",
     ),
+    "int8": "[bold]Integers.[/] "
+    + _HOW.format(faster="dynkern's engine in int8 is", relative="largest output; it is that of rounding to 8 bits"),
     "sparsity": "[bold]Sparsity.[/] " + _HOW.format(faster="dynkern is", relative="sum of magnitudes behind an output"),
     "real": "[bold]Trained network.[/] "
     + _HOW.format(faster="dynkern's modules are, like against like", relative="largest output"),
@@ -72,13 +74,16 @@ def _show_panel(rows: Sequence[Row], console: Console) -> None:
 def _show_accuracy(found: Mapping[str, float], console: Console) -> None:
     """What a run on real images found: a column per variant."""
     images = int(found["images"])
-    made = _table([f"{images:,} test images", *(LABELS[name] for name in ("eager", MODULES, ENGINE))])
-    made.add_row("right answers", *(_known("{:.2%}", found.get(key)) for key in ("plain", MODULES, ENGINE)))
-    agree = (found.get("agree"), found.get("engine_agree"))
+    ours = {MODULES: "", ENGINE: "engine_", ENGINE_INT8: "engine_int8_"}
+    if ENGINE_INT8 not in found:
+        del ours[ENGINE_INT8]
+    made = _table([f"{images:,} test images", *(LABELS[name] for name in ("eager", *ours))])
+    made.add_row("right answers", *(_known("{:.2%}", found.get(key)) for key in ("plain", *ours)))
+    agree = [found.get(f"{prefix}agree") for prefix in ours.values()]
     made.add_row("answers as PyTorch's", "", *(_known("{:,}", a if a is None else round(a * images)) for a in agree))
-    differences = (found.get("difference"), found.get("engine_difference"))
+    differences = [found.get(f"{prefix}difference") for prefix in ours.values()]
     made.add_row("largest difference of a logit", "", *(_known("{:.1e}", d) for d in differences))
-    made.add_row("largest logit", f"{found['largest']:.1f}", "", "")
+    made.add_row("largest logit", f"{found['largest']:.1f}", *[""] * len(ours))
     console.print()
     console.print(made)
 
@@ -115,7 +120,7 @@ def caption(results: Results) -> str:
     """Machine, threads, versions, commit and date in one line."""
     machine, versions = results.machine, results.versions
     threads = sorted({row.threads for row in results.rows})
-    ran = {"torch"} | {row.variant for row in results.rows if row.variant not in OURS}
+    ran = {"torch"} | {row.variant.removesuffix("_int8") for row in results.rows if row.variant not in OURS}
     parts = [
         f"{machine['cpu']}, {counted(machine['cores'], 'core')}, {machine['isa']}",
         f"{' and '.join(map(str, threads))} {'thread' if threads == [1] else 'threads'}",

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 SCHEMA = 1
-SUITES = ("width", "sparsity", "real")
+SUITES = ("width", "int8", "sparsity", "real")
 STATUSES = ("ok", "wrong", "failed")
 # dynkern's own variants: the drop-in modules (or a packed layer), and the engine.
-MODULES, ENGINE = "dynkern", "engine"
-OURS = (MODULES, ENGINE)
+MODULES, ENGINE, ENGINE_INT8, ENGINE_INT16 = "dynkern", "engine", "engine_int8", "engine_int16"
+OURS = (MODULES, ENGINE, ENGINE_INT8, ENGINE_INT16)
 # Baselines that have the whole network as one program, as the engine does.
 RUNTIMES = ("torch_compile", "onnxruntime", "openvino")
 
@@ -23,9 +23,12 @@ RUNTIMES = ("torch_compile", "onnxruntime", "openvino")
 def rival(variant: str, suite: str) -> str:
     """Which of ours the baseline ``variant`` is compared with: like with like.
 
-    A runtime is compared with the engine, PyTorch's eager modules with the drop-in modules. Single layers, in the suite
+    A runtime is compared with the engine, one in integers with the engine in integers, PyTorch's eager modules with the
+    drop-in modules. Single layers, in the suite
     ``"sparsity"``, have no engine.
     """
+    if suite == "int8":
+        return ENGINE_INT8
     return ENGINE if suite == "width" and variant in RUNTIMES else MODULES
 
 
@@ -34,7 +37,7 @@ class Row:
     """One variant at one point.
 
     Attributes:
-        suite: ``"width"``, ``"sparsity"`` or ``"real"``.
+        suite: ``"width"``, ``"int8"``, ``"sparsity"`` or ``"real"``.
         case: the network or layer.
         value: the width ratio, or the share of weights that are zero.
         batch: inputs per call.
@@ -46,7 +49,8 @@ class Row:
         reason: why the status is not ``"ok"``.
         error: largest difference from the float64 reference, relative (to the largest output of a network, or to the
             sum of magnitudes behind each output of a layer).
-        tolerance: what ``error`` may be: the unit round-off times the number of terms summed.
+        tolerance: what ``error`` may be: the unit round-off times the number of terms summed; in the suite ``"int8"``
+            what only a wrong program exceeds.
         median_s, p20_s, p80_s: seconds per call.
         rounds: samples taken.
         calls: calls per sample.

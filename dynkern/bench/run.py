@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 
-from dynkern.bench.cases import Point, TernaryCase, WidthCase
+from dynkern.bench.cases import IntegerCase, Point, TernaryCase, WidthCase
 from dynkern.bench.peers import Call, Choice, label
 from dynkern.bench.results import Row
-from dynkern.bench.stages import Task, TernaryStage, WidthStage
+from dynkern.bench.stages import IntegerStage, Task, TernaryStage, WidthStage
 from dynkern.bench.timer import Clock, interleave, threads
 
 # Seconds. Three quarters of the three minutes that a default run may take: the rest is for points that take longer than
@@ -22,7 +22,7 @@ BUDGET = 135.0
 MOST = 1.0
 # Runtimes with thread pools of their own, that spin on after a call while the next variant needs the cores (and that
 # suffer when the OpenMP threads of PyTorch do so).
-OWN_THREADS = ("onnxruntime", "openvino")
+OWN_THREADS = ("onnxruntime", "openvino", "onnxruntime_int8", "openvino_int8")
 SETTLE = 0.02
 
 
@@ -69,6 +69,8 @@ def measure(
 
 
 def _stage(point: Point, choice: Choice) -> WidthStage | TernaryStage:
+    if isinstance(point.case, IntegerCase):
+        return IntegerStage(point.case, choice)
     if isinstance(point.case, WidthCase):
         return WidthStage(point.case, choice)
     if isinstance(point.case, TernaryCase):

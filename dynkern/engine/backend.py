@@ -96,7 +96,7 @@ class _Graph:
         if numbers not in self.planners:
             graph = DynamoGraph(self.graph, list(self.names), self.sizes, dict(zip(self.numbers, numbers, strict=True)))
             self.planners[numbers] = Planner(
-                partial(self._capture, graph), self._tensors, [(None, shape)], self.fallback
+                partial(self._capture, graph), self._tensors, [(None, shape)], fallback=self.fallback
             )
         return (execute(self.planners[numbers].program((None, shape)), x, torch.get_num_threads()),)
 

@@ -9,12 +9,22 @@ import torch
 from torch import Tensor, nn
 
 from dynkern.engine.capture import Captured, capture, tensors_of
+from dynkern.engine.lower import Lowered
 from dynkern.engine.planner import Planner, Shape, execute
+from dynkern.engine.ranges import Ranges, ranges_of
 from dynkern.nn.selection import Key, Selection
 from dynkern.subnets.switch import selection_of, selections
 
 
-def compile(net: nn.Module, example_input: Tensor, threads: int | None = None, *, fallback: bool = False) -> Compiled:
+def compile(
+    net: nn.Module,
+    example_input: Tensor,
+    threads: int | None = None,
+    *,
+    int8: bool | Ranges = False,
+    int16: bool | Ranges = False,
+    fallback: bool = False,
+) -> Compiled:
     """Compile ``net`` for inference on the CPU: ``run = compile(net, x)``, then ``run(x)`` or ``run(x, subnet=0.25)``.
 
     Convolutions, batch norms, activations and additions are fused, per sub-net; every call is one native call. The
@@ -26,6 +36,11 @@ def compile(net: nn.Module, example_input: Tensor, threads: int | None = None, *
         example_input: (N, C, H, W) or (N, features) float32 on the CPU. Any batch size will do then; another height or
             width is planned when it first comes.
         threads: how many each call uses; those of ``torch.get_num_threads()`` at the call by default.
+        int8: compute convolutions in integers of 8 bits, with these ranges of activations, or (True) with those that
+            :func:`dynkern.quantize.calibrate` measured last on ``net``. Weights are symmetric with a scale for each
+            output channel, activations have a scale and a zero point each, for each sub-net. What else there is
+            (grouped convolutions, linear layers, pooling) stays in float32.
+        int16: the same with integers of 16 bits.
         fallback: torch runs an operator that the engine does not have, between native programs, with its own threads.
             A line in the log names it once, and ``describe()`` shows it; with ``DYNKERN_STRICT=1`` it is an error.
 
@@ -34,12 +49,13 @@ def compile(net: nn.Module, example_input: Tensor, threads: int | None = None, *
 
     Raises:
         ValueError: ``net`` has an operator that the engine does not have (it is named, with its module), without
-            ``fallback``; or cannot be captured by ``torch.export``, or an argument is out of range.
+            ``fallback``; or cannot be captured by ``torch.export``, or an argument is out of range; or integers are
+            asked for without ranges, with those of another network, or of both kinds.
         TypeError: an argument is of another type.
         RuntimeError: a sub-net has no batch norm statistics; or torch would run an operator, and ``DYNKERN_STRICT`` is
             set.
     """
-    return Compiled(net, example_input, threads, fallback)
+    return Compiled(net, example_input, threads, int8, int16, fallback)
 
 
 @dataclass(frozen=True)
@@ -84,7 +100,13 @@ class Compiled:
     """
 
     def __init__(
-        self, net: nn.Module, example_input: Tensor, threads: int | None = None, fallback: bool = False
+        self,
+        net: nn.Module,
+        example_input: Tensor,
+        threads: int | None = None,
+        int8: bool | Ranges = False,
+        int16: bool | Ranges = False,
+        fallback: bool = False,
     ) -> None:
         if not isinstance(net, nn.Module):
             raise TypeError(f"net: expected a module, got {type(net).__name__}")
@@ -98,7 +120,10 @@ class Compiled:
         widths = [key for key in self.subnets if not isinstance(key, str)]
         self._current: Key | None = max(widths) if widths else self.subnets[-1] if self.subnets else None
         wanted = [(key, self.shape) for key in self.subnets or (None,)]
-        self._planner = Planner(self._capture, lambda: tensors_of(net), wanted, bool(fallback))
+        self._ranges = {8: ranges_of(net, int8, "int8"), 16: ranges_of(net, int16, "int16")}
+        if self._ranges[8] is not None and self._ranges[16] is not None:
+            raise ValueError("int8, int16: expected at most one of them, got both")
+        self._planner = Planner(self._capture, lambda: tensors_of(net), wanted, self._quantized, bool(fallback))
 
     def __call__(self, x: Tensor, subnet: Key | None = None) -> Tensor:
         """The network's result.
@@ -176,6 +201,12 @@ class Compiled:
 
     def _capture(self, key: Key | None, shape: Shape) -> Captured:
         return capture(self.net, shape, torch.float32, key)
+
+    def _quantized(self, key: Key | None, lowered: Lowered) -> Lowered:
+        for bits, ranges in self._ranges.items():
+            if ranges is not None:
+                lowered = ranges.quantized(key, lowered, bits)
+        return lowered
 
 
 def _check_threads(threads: Any) -> int | None:

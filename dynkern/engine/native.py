@@ -10,6 +10,8 @@ from torch import Tensor
 
 from dynkern import _C
 from dynkern.engine import plan as ir
+from dynkern.engine.builder import WeightTensor
+from dynkern.engine.quantized_weight import QuantizedWeight
 from dynkern.ops import TernaryWeight
 
 
@@ -17,16 +19,19 @@ class Store:
     """Copies of a network's weights, shared by the programs of all its sub-nets.
 
     Args:
-        tensors: by name: dense float32 tensors (O, I / groups, kh, kw) or (O, I), or ternary weights of that shape.
+        tensors: by name: dense float32 tensors (O, I / groups, kh, kw) or (O, I), or ternary or quantised
+            weights of that shape.
     """
 
-    def __init__(self, tensors: Mapping[str, Tensor | TernaryWeight]) -> None:
+    def __init__(self, tensors: Mapping[str, WeightTensor]) -> None:
         self.native = _C.Store()
         self.ids: dict[str, int] = {}
         self.kernels: dict[str, tuple[int, int]] = {}
         for name, weight in tensors.items():
             if isinstance(weight, TernaryWeight):
                 self.ids[name] = self.native.add_ternary(weight.packed.contiguous(), weight.shape)
+            elif isinstance(weight, QuantizedWeight):
+                self.ids[name] = self.native.add_quantized(weight.values)
             else:
                 self.ids[name] = self.native.add_dense(weight.detach().contiguous())
             height, width = (*weight.shape[2:], 1, 1)[:2]
@@ -54,7 +59,8 @@ class Program:
         self.dims = plan.output_dims
         self.native = _C.Program(store.native)
         for value in plan.values:
-            self.native.value(value.channels, value.height, value.width)
+            element = value.element
+            self.native.value(value.channels, value.height, value.width, element.kind, element.zero)
         for step in plan.steps:
             _ADD[type(step)](self.native, store, step)
         self.native.finish([plan.input] if inputs is None else inputs, [plan.output] if outputs is None else outputs)

@@ -18,12 +18,27 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
+class Element:
+    """What an activation is made of: floats, or integers ``q`` that mean ``scale * (q - zero)``."""
+
+    kind: str = "float32"  # float32, uint8 or int16
+    scale: float = 1.0
+    zero: int = 0  # of uint8; int16 is symmetric
+
+    @property
+    def quantized(self) -> bool:
+        """True for integers."""
+        return self.kind != "float32"
+
+
+@dataclass(frozen=True)
 class Value:
-    """The shape of one image's activation."""
+    """The shape of one image's activation, and its elements."""
 
     channels: int
     height: int = 1
     width: int = 1
+    element: Element = field(default=Element(), kw_only=True)
 
 
 @dataclass(frozen=True)
@@ -39,7 +54,8 @@ class Activation:
 class Epilogue:
     """``y = activation(scale * x + shift + residual_scale * residual)``.
 
-    Each vector is (channels,) float32, or None for 1, 0 and 1.
+    Each vector is (channels,) float32, or None for 1, 0 and 1. All of it is in the integers of ``x``, ``y`` and the
+    residual where they are quantised; a quantised ``y`` is then rounded to the nearest integer, ties to even.
     """
 
     scale: Tensor | None = None
@@ -65,7 +81,8 @@ class Weight:
 class Conv2d:
     """Convolution; ``geometry`` as in :mod:`dynkern.ops.arguments`, ``groups`` the active ones.
 
-    The store's weight is dense (O, I / groups, kh, kw) or a ternary weight of that shape (its scale: see the epilogue).
+    The store's weight is dense (O, I / groups, kh, kw) or a ternary weight of that shape (its scale: see the epilogue),
+    or, for a quantised ``x`` and one group, a quantised weight, whose zero points take part in no sum.
     """
 
     x: int
@@ -109,7 +126,10 @@ class AdaptiveAverage:
 
 @dataclass(frozen=True)
 class Pointwise:
-    """The epilogue alone, on one value: an addition, a batch norm or an activation that no other step took in."""
+    """The epilogue alone, on one value: an addition, a batch norm or an activation that no other step took in.
+
+    It also takes floats to integers and back; then without a residual.
+    """
 
     x: int
     y: int

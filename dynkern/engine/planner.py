@@ -46,6 +46,7 @@ class Planner:
         capture: gives the graph of a sub-net at an input shape.
         tensors: gives the parameters and buffers as they are now.
         wanted: the programs to make at once; together they must use every weight.
+        transform: what is done to the plan of a sub-net before it becomes a program.
         fallback: torch runs what cannot be lowered.
 
     Raises:
@@ -57,9 +58,10 @@ class Planner:
         capture: Callable[[Key | None, Shape], Captured],
         tensors: Callable[[], Mapping[str, Tensor]],
         wanted: Sequence[Which],
+        transform: Callable[[Key | None, Lowered], Lowered] = lambda key, lowered: lowered,
         fallback: bool = False,
     ) -> None:
-        self._capture, self._tensors, self._fallback = capture, tensors, fallback
+        self._capture, self._tensors, self._transform, self._fallback = capture, tensors, transform, fallback
         self._lock = threading.Lock()
         self._captured = {which: capture(*which) for which in wanted}
         self.state = self._read()
@@ -78,7 +80,7 @@ class Planner:
             state = self.state
             if which not in state.programs:
                 captured = self._capture(*which)
-                lowered = lower(captured, state.tensors, fallback=self._fallback)
+                lowered = self._transform(which[0], lower(captured, state.tensors, fallback=self._fallback))
                 new = set(lowered.weights) - state.weights
                 if new:
                     raise RuntimeError(
@@ -92,7 +94,8 @@ class Planner:
     def _read(self) -> State:
         tensors = _snapshot(self._tensors())
         lowered: dict[Which, Lowered] = {
-            w: lower(captured, tensors, fallback=self._fallback) for w, captured in self._captured.items()
+            w: self._transform(w[0], lower(captured, tensors, fallback=self._fallback))
+            for w, captured in self._captured.items()
         }
         weights: dict[str, WeightTensor] = {}
         for each in lowered.values():

@@ -42,7 +42,7 @@ def calibrate_bn(
         raise ValueError("subnets: expected at least one sub-net, got none")
     if batches is not None and (isinstance(batches, bool) or not isinstance(batches, int) or batches < 1):
         raise ValueError(f"batches: expected an integer of at least 1, got {batches!r}")
-    inputs = (_input(batch) for batch in islice(loader, batches))
+    inputs = (input_of(batch) for batch in islice(loader, batches))
     first = next(inputs, None)
     if first is None:
         raise ValueError("loader: expected at least one batch, got none")
@@ -58,7 +58,8 @@ def calibrate_bn(
         module.refresh()
 
 
-def _input(batch: Any) -> Tensor:
+def input_of(batch: Any) -> Tensor:
+    """The input of a batch: the batch itself, or its first item."""
     x = batch[0] if isinstance(batch, (tuple, list)) and batch else batch
     if not isinstance(x, Tensor):
         raise TypeError(f"loader: expected tensors, or tuples whose first item is one, got {type(batch).__name__}")

@@ -1,0 +1,5 @@
+"""Integers instead of floats: ``run = dk.compile(net, x, int8=dk.quantize.calibrate(net, loader))``."""
+
+from dynkern.engine.ranges import Ranges, calibrate
+
+__all__ = ["Ranges", "calibrate"]
