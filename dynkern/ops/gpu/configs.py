@@ -169,24 +169,20 @@ def pick(row: Row, active_outputs: int, aligned: bool) -> tuple[Config, int] | N
 
 
 def by_rule(device: Device, layer: Layer) -> Row:
-    """The row for a layer of which no table knows: tiles that fill the card, then tiles that reuse what they load."""
+    """The row for a layer of which no table knows: small tiles, which fit every card and leave few processors idle."""
     ends = ((layer.outputs, layer.outputs), (layer.inputs, layer.inputs), (layer.taps, layer.taps))
     where = (layer.op, (layer.dtype,), layer.last, *ends, (layer.pixels, layer.pixels))
     if layer.op == DEPTHWISE:
         tile = Config(32, 64, 0) if layer.last else Config(128, 8, 0)
         return Row(*where, tile, tile, "rule")
-    half = layer.dtype != "float32"
-    block_o = min(128 if half and layer.last else 64, _power(layer.outputs, 16))
-    block_p = min(128, _power(layer.pixels, 16))
-    # A tile per processor, at least; smaller ones load more, but leave none idle.
-    while block_p > 32 and -(-layer.pixels // block_p) * -(-layer.outputs // block_o) < device.processors:
-        block_p //= 2
-    ternary = layer.op.startswith("ternary")
-    block_k = 128 if ternary else 32
-    wide = Config(block_p, block_o, block_k, 8 if block_p * block_o >= 128 * 128 else 4, 3)
-    # Of a block that needs no more than eight channels; four warps, since more were seen to go wrong with "flat".
-    narrow = Config(block_p, min(block_o, 32), block_k, 4, 3)
-    return Row(*where, wide, narrow, "rule")
+    rows = 16 if layer.pixels <= 16 else 64
+    if layer.op.startswith("ternary"):
+        # A tile of 64 outputs decodes weights for all its pixels at once; half of it where processors would idle.
+        tiles = -(-layer.pixels // rows) * -(-layer.outputs // 64)
+        tile = Config(rows, 64 if tiles >= device.processors else 32, 128, 4, 2)
+        return Row(*where, tile, tile, "rule")
+    outputs = min(64, _power(layer.outputs, 16))
+    return Row(*where, Config(rows, outputs, 32, 4, 2), Config(rows, min(outputs, 32), 32, 4, 2), "rule")
 
 
 def _power(value: int, least: int) -> int:

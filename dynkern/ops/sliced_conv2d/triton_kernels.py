@@ -48,25 +48,24 @@ def conv_kernel(
     image, pixel = p // (OH * OW), p % (OH * OW)
     oh, ow = pixel // OW, pixel % OW
     acc = tl.zeros((BLOCK_P, BLOCK_O), tl.float32)
-    if ALIGN == 8:
+    if ALIGN == 8 or not LAST:  # ALIGN is a constant here, and there is one loop in the kernel
+        acc = _sum(
+            acc, x, w, in_index, group, image, oh, ow, p < P, o < O, rows, C, H, W, I,
+            stride_h, stride_w, top, left, dil_h, dil_w, sxn, sxc, sxh, sxw,
+            KH, KW, LAST, W_LAST, ORDER, 8 if ALIGN == 8 else 1, IN_GROUP, PRECISION, UPCAST, BLOCK_P, BLOCK_K,
+        )  # fmt: skip
+    elif aligned:
         acc = _sum(
             acc, x, w, in_index, group, image, oh, ow, p < P, o < O, rows, C, H, W, I,
             stride_h, stride_w, top, left, dil_h, dil_w, sxn, sxc, sxh, sxw,
             KH, KW, LAST, W_LAST, ORDER, 8, IN_GROUP, PRECISION, UPCAST, BLOCK_P, BLOCK_K,
         )  # fmt: skip
     else:
-        if aligned:
-            acc = _sum(
-                acc, x, w, in_index, group, image, oh, ow, p < P, o < O, rows, C, H, W, I,
-                stride_h, stride_w, top, left, dil_h, dil_w, sxn, sxc, sxh, sxw,
-                KH, KW, LAST, W_LAST, ORDER, 8, IN_GROUP, PRECISION, UPCAST, BLOCK_P, BLOCK_K,
-            )  # fmt: skip
-        else:
-            acc = _sum(
-                acc, x, w, in_index, group, image, oh, ow, p < P, o < O, rows, C, H, W, I,
-                stride_h, stride_w, top, left, dil_h, dil_w, sxn, sxc, sxh, sxw,
-                KH, KW, LAST, W_LAST, ORDER, 1, IN_GROUP, PRECISION, UPCAST, BLOCK_P, BLOCK_K,
-            )  # fmt: skip
+        acc = _sum(
+            acc, x, w, in_index, group, image, oh, ow, p < P, o < O, rows, C, H, W, I,
+            stride_h, stride_w, top, left, dil_h, dil_w, sxn, sxc, sxh, sxw,
+            KH, KW, LAST, W_LAST, ORDER, 1, IN_GROUP, PRECISION, UPCAST, BLOCK_P, BLOCK_K,
+        )  # fmt: skip
     if LAST:
         inside = (p < P)[:, None] & (o < O)[None, :]
         where = p[:, None] * OT + q[None, :]

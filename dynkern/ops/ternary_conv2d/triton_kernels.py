@@ -38,25 +38,24 @@ def ternary_kernel(
     image, pixel = p // (OH * OW), p % (OH * OW)
     integer: tl.constexpr = x.dtype.element_ty == tl.int8
     acc = tl.zeros((BLOCK_O, BLOCK_P), tl.int32 if integer else tl.float32)
-    if ALIGN == 8:
+    if ALIGN == 8 or not LAST:  # where the width is last in memory, channels need no alignment
+        acc = _sum(
+            acc, x, codes, image, pixel // OW, pixel % OW, p < P, o, O, C, OF, H, W, blocks,
+            stride_h, stride_w, top, left, dil_h, dil_w, sxn, sxc, sxh, sxw,
+            KH, KW, LAST, ALIGN, SPLIT, PACK, UPCAST, BLOCK_P, QUARTER,
+        )  # fmt: skip
+    elif aligned:
         acc = _sum(
             acc, x, codes, image, pixel // OW, pixel % OW, p < P, o, O, C, OF, H, W, blocks,
             stride_h, stride_w, top, left, dil_h, dil_w, sxn, sxc, sxh, sxw,
             KH, KW, LAST, 8, SPLIT, PACK, UPCAST, BLOCK_P, QUARTER,
         )  # fmt: skip
     else:
-        if aligned:
-            acc = _sum(
-                acc, x, codes, image, pixel // OW, pixel % OW, p < P, o, O, C, OF, H, W, blocks,
-                stride_h, stride_w, top, left, dil_h, dil_w, sxn, sxc, sxh, sxw,
-                KH, KW, LAST, 8, SPLIT, PACK, UPCAST, BLOCK_P, QUARTER,
-            )  # fmt: skip
-        else:
-            acc = _sum(
-                acc, x, codes, image, pixel // OW, pixel % OW, p < P, o, O, C, OF, H, W, blocks,
-                stride_h, stride_w, top, left, dil_h, dil_w, sxn, sxc, sxh, sxw,
-                KH, KW, LAST, 1, SPLIT, PACK, UPCAST, BLOCK_P, QUARTER,
-            )  # fmt: skip
+        acc = _sum(
+            acc, x, codes, image, pixel // OW, pixel % OW, p < P, o, O, C, OF, H, W, blocks,
+            stride_h, stride_w, top, left, dil_h, dil_w, sxn, sxc, sxh, sxw,
+            KH, KW, LAST, 1, SPLIT, PACK, UPCAST, BLOCK_P, QUARTER,
+        )  # fmt: skip
     if ALIGN == 8 and LAST:
         OT = aligned_to(OT, 8)
     total = acc.to(tl.float32)
