@@ -58,7 +58,8 @@ def test_it_compiles_well(built: Mapping[str, Any], name: str) -> None:
     first_factor = case.config.block_o if case.op.startswith("ternary") else case.config.block_p
     if case.capability == SM_90 and first_factor >= 64:
         assert "wgmma" in made.tensor_core()
-    if case.op.startswith("ternary") and case.dtype != "float32" and case.capability == SM_90:
+    direct = case.op.startswith("ternary") and case.dtype != "float32" and case.last and case.width == "wide"
+    if direct and case.capability == SM_90:
         # Decoded weights go from registers into the tensor core: only the epilogue writes to shared memory.
         loop = made.ptx[: made.ptx.rindex("wgmma.mma_async")]
         assert "st.shared" not in loop
