@@ -109,7 +109,7 @@ def launch_of(case: Case) -> Recorder:
         quantized = (torch.zeros_like(x, dtype=torch.int8), torch.zeros(1))
         with (
             mock.patch.object(ternary, "ternary_kernel", recorder),
-            mock.patch.object(ternary, "quantize", lambda x, last: quantized),
+            mock.patch.object(ternary, "quantize", return_value=quantized),
             mock.patch.object(configs, "NO_DEVICE", Device("a GPU", case.capability, 132)),
         ):
             act = "int8" if case.dtype == "int8" else "float32"
@@ -128,9 +128,7 @@ def build(case: Case) -> Compiled:
     return build_launch(recorder.kernel, recorder.args, recorder.options, case.capability)
 
 
-def build_launch(
-    kernel: Any, args: tuple[Any, ...], options: dict[str, Any], capability: tuple[int, int]
-) -> Compiled:
+def build_launch(kernel: Any, args: tuple[Any, ...], options: dict[str, Any], capability: tuple[int, int]) -> Compiled:
     """Compile ``kernel[grid](*args, **options)``: tensors are taken to be aligned, as PyTorch allocates them."""
     options = dict(options)
     size = {name: options.pop(name) for name in ("num_warps", "num_stages") if name in options}

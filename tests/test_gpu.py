@@ -88,12 +88,6 @@ def test_errors_are_those_of_the_cpu(op: str) -> None:
     assert mistake("cuda") == mistake("cpu")
 
 
-def test_a_module_takes_fake_cuda_tensors() -> None:
-    with FakeTensorMode(), torch.no_grad():
-        conv = dk.nn.SlicedConv2d(8, 16, 3, padding=1, device="cuda")
-        assert conv(torch.empty(1, 6, 5, 5, device="cuda")).device == torch.device("cuda:0")
-
-
 class OnGpu:
     """Stands in for a tensor on a GPU that is not there."""
 

@@ -175,8 +175,9 @@ def nodes(graph: torch.cuda.CUDAGraph) -> int:
 
 
 @pytest.mark.parametrize("width", [0.25, 1.0])
-def test_a_slim_network_moves_to_the_gpu(width: float) -> None:
+def test_a_slim_network_moves_to_the_gpu(width: float, monkeypatch: pytest.MonkeyPatch) -> None:
     """``net.cuda()`` is all: the same outputs as on the CPU, up to TF32."""
+    monkeypatch.delenv("DYNKERN_STRICT")  # cuBLAS runs the classifier, whose slice it reads where it lies
     net = dk.slim(dk.models.resnet20(), subnets=(0.25, 0.5, 1.0))
     dk.calibrate_bn(net, [torch.randn(64, 3, 32, 32)])
     net.eval()

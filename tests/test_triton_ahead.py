@@ -14,14 +14,14 @@ import torch
 
 pytest.importorskip("triton")
 
-import ahead  # noqa: E402
-import ptx  # noqa: E402
+import ahead
+import ptx
 
-from dynkern.ops import TernaryWeight  # noqa: E402
-from dynkern.ops.gpu import configs  # noqa: E402
-from dynkern.ops.sliced_conv2d import triton as sliced  # noqa: E402
-from dynkern.ops.ternary_conv2d import triton as ternary  # noqa: E402
-from dynkern.ops.ternary_conv2d import triton_kernels as kernels  # noqa: E402
+from dynkern.ops import TernaryWeight
+from dynkern.ops.gpu import configs
+from dynkern.ops.sliced_conv2d import triton as sliced
+from dynkern.ops.ternary_conv2d import triton as ternary
+from dynkern.ops.ternary_conv2d import triton_kernels as kernels
 
 CASES = {str(case): case for case in ahead.shipped_cases()}
 # What a block may use, by compute capability.

@@ -15,7 +15,7 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -131,7 +131,7 @@ def device_of(x: Tensor) -> Device:
     return _device(x.get_device()) if x.is_cuda else NO_DEVICE
 
 
-@lru_cache(maxsize=None)
+@cache
 def _device(index: int) -> Device:
     found = torch.cuda.get_device_properties(index)
     return Device(found.name, (found.major, found.minor), found.multi_processor_count)
@@ -147,7 +147,7 @@ def row_for(device: Device, layer: Layer) -> Row:
     return by_rule(device, layer)
 
 
-@lru_cache(maxsize=None)
+@cache
 def tables(device: Device) -> tuple[Table, ...]:
     """The tables for ``device``, in the order in which they are asked."""
     found = [read(path) for path in (user_table(device),) if path.is_file()]

@@ -1,4 +1,4 @@
-"""What is computed once from tensors that seldom change: kept with them, dropped with them, renewed when they change."""
+"""What is computed once from tensors: kept with them, dropped with them, renewed when they change."""
 
 from __future__ import annotations
 

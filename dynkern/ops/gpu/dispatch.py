@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 from collections.abc import Callable, Mapping
-from functools import lru_cache
+from functools import cache
 from typing import Any, Protocol, cast
 
 import torch
@@ -81,7 +81,7 @@ def by_torch(op: str, args: tuple[Any, ...], reference: Callable[..., Tensor]) -
     return reference(*args).contiguous(memory_format=form)
 
 
-@lru_cache(maxsize=None)
+@cache
 def backend(op: str, name: str) -> Backend | str:
     """The module of a backend, or why there is none."""
     if name not in BACKENDS[op]:

@@ -39,6 +39,5 @@ class Epilogue:
                 raise ValueError(f"{name}: expected ({shape[1]},) float32 on {like.device}, got {got}")
         r = self.residual
         if r is not None and (tuple(r.shape) != shape or r.dtype != like.dtype or r.device != like.device):
-            raise ValueError(
-                f"residual: expected {shape} {like.dtype} on {like.device}, got {tuple(r.shape)} {r.dtype} on {r.device}"
-            )
+            found = f"{tuple(r.shape)} {r.dtype} on {r.device}"
+            raise ValueError(f"residual: expected {shape} {like.dtype} on {like.device}, got {found}")

@@ -52,9 +52,9 @@ def sliced_conv2d(
         out_index: int64, the output channels to compute, in this order; not together with ``out_channels``.
 
     Returns:
-        (N, active outputs, H', W') or (active outputs, H', W'), contiguous (on a GPU channels_last
-        where ``x`` is), of the dtype of ``x``. float32 on the CPU, and float16, bfloat16 and TF32 on a GPU, run dynkern's
-        kernels; the rest runs PyTorch on the slice, which is logged once.
+        (N, active outputs, H', W') or (active outputs, H', W'), contiguous (on a GPU channels_last where ``x`` is), of
+        the dtype of ``x``. float32 on the CPU, and float16, bfloat16 and TF32 on a GPU, run dynkern's kernels; the rest
+        runs PyTorch on the slice, which is logged once.
 
     Raises:
         ValueError, TypeError: an argument has the wrong shape, dtype, device or range; the message names it.

@@ -98,8 +98,7 @@ def run(
     size = {"num_warps": tile.warps, "num_stages": tile.stages}
     if depthwise:
         multiplier = weight.shape[0] // groups
-        grid = (-(-pixels // tile.block_p) * -(-outputs // tile.block_o),)
-        depthwise_kernel[grid](
+        depthwise_kernel[-(-pixels // tile.block_p) * -(-outputs // tile.block_o),](
             x, weight, *vectors, in_index,
             outputs, pixels, height, width, *shape[2:], multiplier, *window(geometry), *strides,
             KH=weight.shape[2], KW=weight.shape[3], LAST=last, ALIGN=align or 1, SINGLE=multiplier == 1,

@@ -7,7 +7,7 @@ import triton.language as tl
 
 from dynkern.ops.gpu.blocks import aligned_to, finish, multiply
 
-# What changes with the width, the batch or the image: Triton would compile a kernel anew for each class of such numbers.
+# What changes with the width, the batch or the image: Triton would compile anew for each class of such numbers.
 _SIZES = [
     "C", "O", "OT", "P", "H", "W", "OH", "OW", "I", "stride_h", "stride_w", "top", "left", "dil_h", "dil_w",
     "sxn", "sxc", "sxh", "sxw", "aligned", "multiplier", "low", "high",

@@ -48,9 +48,9 @@ def ternary_conv2d(
             sub-net runs from the one packed weight.
 
     Returns:
-        (N, active outputs, H', W') or (active outputs, H', W'), contiguous (on a GPU channels_last
-        where ``x`` is), of the dtype of ``x``. float32 on the CPU, and float32, float16 and bfloat16 on a GPU, run
-        dynkern's kernels; the rest runs PyTorch on the unpacked weight, which is logged once.
+        (N, active outputs, H', W') or (active outputs, H', W'), contiguous (on a GPU channels_last where ``x`` is), of
+        the dtype of ``x``. float32 on the CPU, and float32, float16 and bfloat16 on a GPU, run dynkern's kernels; the
+        rest runs PyTorch on the unpacked weight, which is logged once.
 
     Raises:
         ValueError, TypeError: an argument has the wrong shape, dtype, device or range; the message names it.

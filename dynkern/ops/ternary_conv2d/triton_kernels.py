@@ -1,4 +1,4 @@
-"""Ternary matrix products and convolutions on a GPU: 2-bit weights, decoded in registers on their way to tensor cores."""
+"""Ternary products and convolutions on a GPU: 2-bit weights, decoded in registers on their way to tensor cores."""
 
 from __future__ import annotations
 
@@ -144,7 +144,7 @@ def _multiply(w, x, acc, SPLIT: tl.constexpr, UPCAST: tl.constexpr):
 
 
 def _half_ptx(pack: int, kind: str, exponent: int, base: float, mantissa: int, bits: dict[float, int]) -> str:
-    """PTX that decodes to ``kind``, of so many bits of mantissa; ``exponent`` is the pattern of ``base`` = 2 ** them."""
+    """PTX that decodes to ``kind``, of so many bits of mantissa; ``exponent``: the pattern of ``base`` = 2 ** them."""
     pairs = pack // 2
     body = "{\n.reg .b32 a, b, t, f, l;\n"
     for pair in range(pairs):
@@ -193,11 +193,11 @@ INT8_PTX = tl.constexpr(_int8_ptx())
 def decode(packed, DTYPE: tl.constexpr, PACK: tl.constexpr):
     """The four weights of each byte, as tensors of DTYPE. PACK: how many bytes PTX takes at once, or 0 for no PTX."""
     if PACK > 0:
-        if DTYPE == tl.int8:
+        if tl.int8 == DTYPE:
             return tl.inline_asm_elementwise(
                 INT8_PTX, "=r,=r,=r,=r,r", [packed], (tl.int8, tl.int8, tl.int8, tl.int8), is_pure=True, pack=4
             )
-        elif DTYPE == tl.bfloat16:
+        elif tl.bfloat16 == DTYPE:
             return tl.inline_asm_elementwise(
                 BF16_PTX2 if PACK == 2 else BF16_PTX4, "=r,=r,=r,=r,r" if PACK == 2 else "=r,=r,=r,=r,=r,=r,=r,=r,r",
                 [packed], (tl.bfloat16, tl.bfloat16, tl.bfloat16, tl.bfloat16), is_pure=True, pack=PACK,
