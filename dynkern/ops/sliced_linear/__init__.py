@@ -71,7 +71,7 @@ def _run(
     out_index: Tensor | None,
 ) -> Tensor:
     where = (out_features, in_index, out_index)
-    if x.is_cuda:
+    if isinstance(x, Tensor) and x.is_cuda:  # what is wrong is found below
         return _on_gpu(x, weight, bias, *where)
     y = _C.sliced_linear(x, weight, bias, *where, torch.get_num_threads())
     if y is not None:

@@ -77,7 +77,7 @@ def _run(
     out_index: Tensor | None,
 ) -> Tensor:
     where = (out_features, in_index, out_index)
-    if x.is_cuda:
+    if isinstance(x, Tensor) and x.is_cuda:  # what is wrong is found below
         return _on_gpu(x, packed, scale, bias, in_features, *where)
     if packed.is_cpu:
         threads = torch.get_num_threads()
