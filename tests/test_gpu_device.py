@@ -169,7 +169,7 @@ def test_a_graph_of_one_node_per_layer() -> None:
 def nodes(graph: torch.cuda.CUDAGraph) -> int:
     """How many nodes a captured graph has, by the CUDA driver."""
     runtime = pytest.importorskip("cuda.bindings.runtime")
-    error, _, count = runtime.cudaGraphGetNodes(graph.raw_cuda_graph())
+    error, _, count = runtime.cudaGraphGetNodes(runtime.cudaGraph_t(graph.raw_cuda_graph()))
     assert int(error) == 0
     return int(count)
 
