@@ -21,14 +21,14 @@ FORMS = {"dense": 0, "lists": 1, "sparse8": 2, "sparse16": 3}
 FLAGS = ["-std=c++17", "-O1", "-U_FORTIFY_SOURCE", "-fsanitize=undefined", "-fsanitize-undefined-trap-on-error"]
 
 
+_FIELDS = (
+    *("form", "x_type", "rows", "inputs", "outputs", "full_inputs", "full_outputs", "x_row"),
+    *("bias_type", "y_type", "multiprocessors", "reversed", "x_bytes", "offset"),
+)
+
+
 class Call(ctypes.Structure):
-    _fields_ = [
-        (name, ctypes.c_int)
-        for name in (
-            "form x_type rows inputs outputs full_inputs full_outputs x_row bias_type y_type multiprocessors reversed "
-            "x_bytes offset"
-        ).split()
-    ]
+    _fields_ = [(name, ctypes.c_int) for name in _FIELDS]
 
 
 @lru_cache(maxsize=1)

@@ -80,7 +80,7 @@ struct Weight {
     if (multiprocessors < 1) refuse("multiprocessors", "at least 1", std::to_string(multiprocessors));
     const bool lists = form == Form::kLists, sparse = !lists && form != Form::kDense;
     parts = {address<const uint32_t>("words", words, !lists, 16),
-             address<const uint32_t>("starts", starts, lists || sparse),
+             address<const uint32_t>("starts", starts, lists || sparse, sparse ? 16 : 4),
              address<const uint32_t>("windows", windows, false),
              address<const uint16_t>("rest", rest, false),
              static_cast<int>(outputs),

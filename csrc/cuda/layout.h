@@ -94,14 +94,20 @@ constexpr MetadataPlace sparse16_metadata(int row, int u, int group) {
 // zeros.
 constexpr uint32_t kAnyMetadata = 0x44444444;
 
-// Of the rest, for each 8 outputs and each step of 128 bytes of activations: rounds of eight entries, one per
+// The rest. For each 64 outputs and each step of 128 bytes of activations a header of four words: the first
+// round, and for every 8 of the outputs a byte, how many rounds they have. A round is eight entries, one per
 // output, of 16 bits: the input within the step, its sign, and whether there is one at all.
 struct Rest {
+  static constexpr int kOutputs = 64;
   static constexpr uint16_t entry(int k, int sign) {
     return static_cast<uint16_t>(k | (sign < 0 ? 0x80 : 0) | 0x100);
   }
   DK_HD static int input(uint32_t entry) { return static_cast<int>(entry & 0x7F); }
   DK_HD static int sign(uint32_t entry) { return (entry & 0x100) == 0 ? 0 : (entry & 0x80) == 0 ? 1 : -1; }
+  DK_HD static int rounds(const uint4& header, int eight) {
+    return static_cast<int>((eight < 4 ? header.y : header.z) >> (8 * (eight % 4)) & 0xFF);
+  }
+  DK_HD static int rounds(const uint4& header) { return static_cast<int>(header.w); }
 };
 
 // List form. The inputs are cut into windows of 120; a window takes 128 slots of shared memory, the last

@@ -30,11 +30,13 @@ struct Matrix {
   static constexpr int kWords = T == Type::kInt8 ? 4 : 2;  // of a tile, per lane
   static constexpr int kTiles = kAcross * MT;
   static constexpr int kHalfBytes = kColumns * 64 + 64, kWeightsAt = 2 * kHalfBytes;
-  static constexpr int kStageBytes = kWeightsAt + kTiles * kLanes * kWords * 4;
+  static constexpr int kRestAt = kWeightsAt + kTiles * kLanes * kWords * 4, kStagedRounds = 16;
+  static constexpr int kStageBytes = kRestAt + (Sparse ? kAcross * kStagedRounds * 16 : 0);
   static constexpr int kPieces = kColumns * 8 / kThreads;  // of a thread
   using Tile = SumTile<Sum, kOutputs, NT * 8>;             // one of the kBeside parts at a time
   static constexpr int kUsedBytes = 2 * kStageBytes > Tile::kBytes ? 2 * kStageBytes : Tile::kBytes;
   static constexpr int kSharedBytes = kUsedBytes + 16;
+  static_assert(MT * kTileOutputs == Rest::kOutputs, "a warp's rest lies together");
   static_assert(kTiles * kLanes == kThreads, "a thread copies one lane's words");
   static_assert(kSharedBytes <= 48 * 1024, "what every device gives without asking");
 
@@ -148,26 +150,56 @@ struct Matrix {
     return static_cast<Sum>(T == Type::kBFloat16 ? float_of_bfloat16(bits) : float_of_half(bits));
   }
 
-  DK_DEVICE static void add_rest(const LinearArguments& a, Sum (&acc)[MT][NT][4], const unsigned char* stage,
-                                 int first_tile, int step, int first_column, int lane) {
+  // Where the rest of a warp's outputs and of a step begins, and how many rounds each eight outputs have.
+  DK_DEVICE static uint4 load_header(const LinearArguments& a, int group, int step, int end) {
     const int steps = (a.weight.inputs + kStep - 1) / kStep;
-    const int tiles = (a.weight.outputs + kTileOutputs - 1) / kTileOutputs;
+    if (step >= end || group * Rest::kOutputs >= a.weight.outputs) return uint4{0, 0, 0, 0};
+    return load_read_only(reinterpret_cast<const uint4*>(a.weight.starts) +
+                          static_cast<int64_t>(group) * steps + step);
+  }
+
+  // What of a header is needed a step ahead; the rest of it is read again, from the first-level cache, to
+  // save registers.
+  struct Span {
+    uint32_t first;
+    int rounds;
+  };
+  DK_DEVICE static Span load_span(const LinearArguments& a, int group, int step, int end) {
+    const uint4 header = load_header(a, group, step, end);
+    return {header.x, Rest::rounds(header)};
+  }
+
+  // The first rounds of the rest come with the stage; seldom are there more.
+  DK_DEVICE static void start_rest(const LinearArguments& a, unsigned char* stage, Span span, int across,
+                                   int beside, int lane) {
+    if (beside != 0 || lane >= kStagedRounds || lane >= span.rounds) return;
+    copy_async<16>(stage + kRestAt + (across * kStagedRounds + lane) * 16,
+                   a.weight.rest + (static_cast<int64_t>(span.first) + lane) * 8);
+  }
+
+  DK_DEVICE static void add_rest(const LinearArguments& a, Sum (&acc)[MT][NT][4], const unsigned char* stage,
+                                 int across, int step, int end_step, int first_column, int lane) {
+    const uint4 header = load_header(a, block_index(0) * kAcross + across, step, end_step);
+    if (Rest::rounds(header) == 0) return;
+    const uint16_t* staged = reinterpret_cast<const uint16_t*>(stage + kRestAt) + across * kStagedRounds * 8;
+    const uint16_t* all = a.weight.rest + static_cast<int64_t>(header.x) * 8;
+    int round = 0;
     DK_UNROLL
     for (int t = 0; t < MT; ++t) {
-      if (first_tile + t >= tiles) continue;
-      const uint32_t* starts = a.weight.starts + 2 * (static_cast<int64_t>(first_tile + t) * steps + step);
       DK_UNROLL
       for (int h = 0; h < 2; ++h) {
-        const uint32_t end = load_read_only(starts + h + 1);
-        for (uint32_t i = load_read_only(starts + h); i < end; ++i) {
-          const uint32_t entry = load_read_only(a.weight.rest + static_cast<int64_t>(i) * 8 + lane / 4);
+        const int end = round + Rest::rounds(header, 2 * t + h);
+        DK_ROLL
+        for (; round < end; ++round) {
+          const int i = round * 8 + lane / 4;
+          const uint32_t entry = round < kStagedRounds ? staged[i] : load_read_only(all + i);
           const Sum unit = static_cast<Sum>(Rest::sign(entry) * kUnit<T>);
+          const int k = Rest::input(entry);
           DK_UNROLL
           for (int n = 0; n < NT; ++n) {
             DK_UNROLL
             for (int j = 0; j < 2; ++j) {
-              acc[t][n][2 * h + j] +=
-                  unit * element(stage, first_column + 8 * n + lane % 4 * 2 + j, Rest::input(entry));
+              acc[t][n][2 * h + j] += unit * element(stage, first_column + 8 * n + lane % 4 * 2 + j, k);
             }
           }
         }
@@ -179,7 +211,7 @@ struct Matrix {
     const int lane = thread_index() % kLanes, warp = thread_index() / kLanes;
     const int across = warp % kAcross, beside = warp / kAcross;
     const int first_row = block_index(2) * kColumns, first_column = beside * NT * 8;
-    const int first_tile = block_index(0) * kTiles + across * MT;
+    const int group = block_index(0) * kAcross + across;  // of the rest
     const int steps = (a.inputs + kStep - 1) / kStep;
     const int share = (steps + a.splits - 1) / a.splits;
     const int begin = block_index(1) * share;
@@ -187,20 +219,30 @@ struct Matrix {
 
     unsigned char* shared = shared_memory();
     Sum acc[MT][NT][4] = {};
+    Span span{}, next_span{};
+    if constexpr (Sparse) {
+      span = load_span(a, group, begin, end);
+      next_span = load_span(a, group, begin + 1, end);
+    }
     const auto start = [&](int step) {
       unsigned char* stage = shared + (step - begin) % 2 * kStageBytes;
       start_activations(a, stage, first_row, step);
       start_weights(a, stage, block_index(0) * kTiles, step);
+      if constexpr (Sparse) start_rest(a, stage, span, across, beside, lane);
     };
     if (begin < end) start(begin);
     for (int step = begin; step < end; ++step) {
       wait_for_copies();
       sync_block();  // this step's stage is there, and the other one is no longer read
+      if constexpr (Sparse) {
+        span = next_span;
+        next_span = load_span(a, group, step + 2, end);
+      }
       if (step + 1 < end) start(step + 1);
       const unsigned char* stage = shared + (step - begin) % 2 * kStageBytes;
       multiply<0>(acc, stage, across * MT, first_column, lane);
       multiply<1>(acc, stage, across * MT, first_column, lane);
-      if constexpr (Sparse) add_rest(a, acc, stage, first_tile, step, first_column, lane);
+      if constexpr (Sparse) add_rest(a, acc, stage, across, step, end, first_column, lane);
     }
     sync_block();
 

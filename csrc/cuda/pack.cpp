@@ -93,37 +93,49 @@ void pack_group(const SparseForm& form, const int (&signs)[4], int instruction, 
   }
 }
 
+// One tile; its outputs' entries go to `rest`.
+void pack_sparse_tile(const Codes& codes, const SparseForm& form, int64_t tile, int64_t step, uint32_t* words,
+                      std::vector<uint16_t>* rest) {
+  for (int row = 0; row < kTileOutputs; ++row) {
+    for (int instruction = 0; instruction < 2; ++instruction) {
+      for (int group = 0; group < form.groups(); ++group) {
+        int signs[4];
+        for (int j = 0; j < 4; ++j) {
+          signs[j] = codes.sign(tile * kTileOutputs + row,
+                                step * form.step_inputs() + form.input(instruction, group, j));
+        }
+        pack_group(form, signs, instruction, row, group, words, rest[row]);
+      }
+    }
+  }
+}
+
 void pack_sparse(const Codes& codes, const SparseForm& form, Packed& to) {
   const int64_t tiles = parts(codes.outputs, kTileOutputs), steps = parts(codes.inputs, form.step_inputs());
   to.words.resize(tiles * steps * kLanes * form.words());
-  to.starts.assign(1, 0);
-  for (int64_t tile = 0; tile < tiles; ++tile) {
+  constexpr int kTiles = Rest::kOutputs / kTileOutputs;
+  for (int64_t first = 0; first < tiles; first += kTiles) {
     for (int64_t step = 0; step < steps; ++step) {
-      uint32_t* words = to.words.data() + (tile * steps + step) * kLanes * form.words();
-      std::vector<uint16_t> rest[kTileOutputs];
-      for (int row = 0; row < kTileOutputs; ++row) {
-        for (int instruction = 0; instruction < 2; ++instruction) {
-          for (int group = 0; group < form.groups(); ++group) {
-            int signs[4];
-            for (int j = 0; j < 4; ++j) {
-              signs[j] = codes.sign(tile * kTileOutputs + row,
-                                    step * form.step_inputs() + form.input(instruction, group, j));
-            }
-            pack_group(form, signs, instruction, row, group, words, rest[row]);
-          }
-        }
+      std::vector<uint16_t> rest[Rest::kOutputs];
+      for (int64_t tile = first; tile < std::min(first + kTiles, tiles); ++tile) {
+        pack_sparse_tile(codes, form, tile, step,
+                         to.words.data() + (tile * steps + step) * kLanes * form.words(),
+                         rest + (tile - first) * kTileOutputs);
       }
-      for (int first = 0; first < kTileOutputs; first += 8) {
+      uint32_t header[4] = {static_cast<uint32_t>(to.rest.size() / 8)};
+      for (int eight = 0; eight < Rest::kOutputs / 8; ++eight) {
         size_t rounds = 0;
-        for (int g = 0; g < 8; ++g) rounds = std::max(rounds, rest[first + g].size());
+        for (int g = 0; g < 8; ++g) rounds = std::max(rounds, rest[eight * 8 + g].size());
         for (size_t i = 0; i < rounds; ++i) {
           for (int g = 0; g < 8; ++g) {
-            const auto& list = rest[first + g];
+            const auto& list = rest[eight * 8 + g];
             to.rest.push_back(i < list.size() ? list[i] : uint16_t{0});
           }
         }
-        to.starts.push_back(static_cast<uint32_t>(to.rest.size() / 8));
+        header[1 + eight / 4] |= static_cast<uint32_t>(rounds) << (8 * (eight % 4));
+        header[3] += static_cast<uint32_t>(rounds);
       }
+      to.starts.insert(to.starts.end(), header, header + 4);
     }
   }
 }

@@ -145,4 +145,43 @@ int emulate_race(int reversed) {
   });
   return seen == 1;
 }
+
+// Where a form puts a weight: lane, word of the lane's, and place of the code in the word.
+void place_of(int form, int row, int unit, int k, int* place) {
+  Place p = form == 0   ? dense_place(row, k)
+            : form == 2 ? sparse8_place(row, k / 2, k % 2)
+                        : sparse16_place(row, unit, k / 2, k % 2);
+  const int found[] = {p.lane, p.word, p.place};
+  std::memcpy(place, found, sizeof found);
+}
+void metadata_of(int form, int row, int unit, int group, int* place) {
+  const MetadataPlace p = form == 2 ? sparse8_metadata(row, group) : sparse16_metadata(row, unit, group);
+  place[0] = p.lane;
+  place[1] = p.bit;
+}
+int sparse_input(int form, int group, int j) { return form == 2 ? sparse8_input(group, j) : sparse16_input(group, j); }
+uint32_t decoded_int8(uint32_t word, int i) { return decode_int8(word, i); }
+uint32_t decoded_16(uint32_t word, int u, int i) { return decode_16(word, u, i); }
+
+// The lists of a weight as they are, for looking at them: the bytes, and the windows of each word. Returns the quads.
+int packed_lists(const uint8_t* packed, int outputs, int inputs, int multiprocessors, uint32_t* words, uint32_t* windows,
+                 int most_quads) {
+  const Packed p = pack_form(packed, outputs, inputs, Form::kLists, multiprocessors);
+  const int quads = static_cast<int>(p.windows.size());
+  if (quads <= most_quads) {
+    std::memcpy(words, p.words.data(), p.words.size() * 4);
+    std::memcpy(windows, p.windows.data(), p.windows.size() * 4);
+  }
+  return quads;
+}
+
+// Splits of a call's inputs, for a device of so many multiprocessors.
+int splits_of(int form, int x_type, int rows, int inputs, int outputs, int multiprocessors) {
+  PackedForm weight{};
+  weight.inputs = inputs;
+  weight.outputs = outputs;
+  weight.chunk_windows = 32;
+  return plan_linear(weight, static_cast<Form>(form), static_cast<Type>(x_type), rows, inputs, outputs, multiprocessors)
+      .splits;
+}
 }

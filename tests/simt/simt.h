@@ -14,13 +14,6 @@
 #define DK_UNROLL
 #define DK_ROLL
 
-struct alignas(16) uint4 {
-  uint32_t x, y, z, w;
-};
-struct alignas(8) uint2 {
-  uint32_t x, y;
-};
-
 namespace simt {
 
 // What a lane brings to a tensor-core instruction: pointers to its own registers.
