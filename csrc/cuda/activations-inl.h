@@ -26,14 +26,18 @@ DK_DEVICE uint4 load_x(const LinearArguments& a, int row, int k) {
     return load_read_only(
         reinterpret_cast<const uint4*>(static_cast<const unsigned char*>(a.x) + first * kBytes<T>));
   }
-  uint32_t word[4] = {0, 0, 0, 0};
-  DK_UNROLL
+  // Seldom: a loop that shifts the elements in one after the other, short so that it does not stretch its
+  // caller's.
+  constexpr int kBits = 8 * kBytes<T>;
+  DK_ROLL
   for (int j = 0; j < kVector<T>; ++j) {
-    if (k + j < a.inputs) {
-      word[j * kBytes<T> / 4] |= element_bits<T>(a, first + j) << (j * kBytes<T> % 4 * 8);
-    }
+    const uint32_t next = k + j < a.inputs ? element_bits<T>(a, first + j) : 0;
+    v.x = v.x >> kBits | v.y << (32 - kBits);
+    v.y = v.y >> kBits | v.z << (32 - kBits);
+    v.z = v.z >> kBits | v.w << (32 - kBits);
+    v.w = v.w >> kBits | next << (32 - kBits);
   }
-  return uint4{word[0], word[1], word[2], word[3]};
+  return v;
 }
 
 }  // namespace dynkern::cuda

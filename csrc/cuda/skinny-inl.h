@@ -21,9 +21,9 @@ template <Type T, int NT>
 struct Skinny {
   static constexpr int MT = NT == 1 ? 2 : 4;
   static constexpr int kAcross = 4, kAlong = 2;  // warps along the outputs and the inputs
-  static constexpr int kThreads = kAcross * kAlong * kLanes, kBlocksPerUnit = NT == 4 ? 1 : 2;
+  static constexpr int kThreads = kAcross * kAlong * kLanes, kBlocksPerUnit = NT == 1 ? 2 : 1;
   static constexpr int kOutputs = kAcross * MT * kTileOutputs, kColumns = 8 * NT;
-  static constexpr int kAhead = NT == 2 ? 2 : 4;  // tiles in flight per warp, against the latency of memory
+  static constexpr int kAhead = 4;  // tiles in flight per warp, against the latency of memory
   using Sum = SumOf<T>;
   using Tile = SumTile<Sum, kOutputs, kColumns>;
   static constexpr int kSharedBytes = Tile::kBytes + 16;
@@ -71,36 +71,85 @@ struct Skinny {
     }
   }
 
-  DK_DEVICE static void step(const LinearArguments& a, Sum (&acc)[MT][NT][4], const Weights& w, int first_row,
-                             int first_input, int lane) {
+  // Where a lane's activations of the rows begin. Rows beyond the last one read it again: their sums are not
+  // stored.
+  struct Rows {
+    const unsigned char* row[NT];
+  };
+  DK_DEVICE static Rows rows_of(const LinearArguments& a, int first_row, int lane) {
+    Rows x;
     DK_UNROLL
-    for (int half = 0; half < 2; ++half) {
-      const int k = first_input + 64 * half + lane % 4 * 16;
-      uint4 both[NT];  // int8: the activations of two words
-      if constexpr (T == Type::kInt8) {
-        DK_UNROLL
-        for (int n = 0; n < NT; ++n) both[n] = load_x<T>(a, first_row + 8 * n + lane / 4, k);
-      }
+    for (int n = 0; n < NT; ++n) {
+      const int wanted = first_row + 8 * n + lane / 4, row = wanted < a.rows ? wanted : a.rows - 1;
+      x.row[n] = static_cast<const unsigned char*>(a.x) + (row * a.x_row + lane % 4 * 16) * kBytes<T>;
+    }
+    return x;
+  }
+
+  // 16 bytes of a lane's activations, `k` inputs further on. Inside: all 128 inputs of the step exist and
+  // rows are aligned, so that no load needs a test.
+  template <bool Inside>
+  DK_DEVICE static uint4 load(const LinearArguments& a, const Rows& rows, int first_row, int n,
+                              int first_input, int k, int lane) {
+    if constexpr (Inside) {
+      return load_read_only(reinterpret_cast<const uint4*>(
+          rows.row[n] + static_cast<int64_t>(first_input) * kBytes<T> + k * kBytes<T>));
+    } else {
+      return load_x<T>(a, first_row + 8 * n + lane / 4, first_input + lane % 4 * 16 + k);
+    }
+  }
+
+  // Half a step: two words of each tile.
+  template <bool Inside>
+  DK_DEVICE static void half_step(const LinearArguments& a, Sum (&acc)[MT][NT][4],
+                                  const uint32_t (&word)[2][MT], const Rows& rows, int first_row,
+                                  int first_input, int k, int lane) {
+    uint4 both[NT];  // int8: the activations of two words
+    if constexpr (T == Type::kInt8) {
       DK_UNROLL
-      for (int s = 0; s < 2; ++s) {
-        uint32_t x[NT][4], word[MT];
-        DK_UNROLL
-        for (int n = 0; n < NT; ++n) {
-          if constexpr (T == Type::kInt8) {
-            x[n][0] = permute_bytes(s == 0 ? both[n].x : both[n].z, kInt8Order);
-            x[n][1] = permute_bytes(s == 0 ? both[n].y : both[n].w, kInt8Order);
-          } else {
-            const uint4 v = load_x<T>(a, first_row + 8 * n + lane / 4, k + 8 * s);
-            x[n][0] = v.x, x[n][1] = v.y, x[n][2] = v.z, x[n][3] = v.w;
-          }
+      for (int n = 0; n < NT; ++n) both[n] = load<Inside>(a, rows, first_row, n, first_input, k, lane);
+    }
+    DK_UNROLL
+    for (int s = 0; s < 2; ++s) {
+      uint32_t x[NT][4];
+      DK_UNROLL
+      for (int n = 0; n < NT; ++n) {
+        if constexpr (T == Type::kInt8) {
+          x[n][0] = permute_bytes(s == 0 ? both[n].x : both[n].z, kInt8Order);
+          x[n][1] = permute_bytes(s == 0 ? both[n].y : both[n].w, kInt8Order);
+        } else {
+          const uint4 v = load<Inside>(a, rows, first_row, n, first_input, k + 8 * s, lane);
+          x[n][0] = v.x, x[n][1] = v.y, x[n][2] = v.z, x[n][3] = v.w;
         }
-        DK_UNROLL
-        for (int t = 0; t < MT; ++t) {
-          const uint4& tile = w.tile[t];
-          word[t] = half == 0 ? (s == 0 ? tile.x : tile.y) : (s == 0 ? tile.z : tile.w);
-        }
-        multiply(acc, word, x);
       }
+      multiply(acc, word[s], x);
+    }
+  }
+
+  DK_DEVICE static void step_inside(const LinearArguments& a, Sum (&acc)[MT][NT][4], const Weights& w,
+                                    const Rows& rows, int first_row, int first_input, int lane) {
+    uint32_t low[2][MT], high[2][MT];
+    DK_UNROLL
+    for (int t = 0; t < MT; ++t) {
+      low[0][t] = w.tile[t].x, low[1][t] = w.tile[t].y;
+      high[0][t] = w.tile[t].z, high[1][t] = w.tile[t].w;
+    }
+    half_step<true>(a, acc, low, rows, first_row, first_input, 0, lane);
+    half_step<true>(a, acc, high, rows, first_row, first_input, 64, lane);
+  }
+
+  // Seldom, so a loop: short code and few registers are worth more here.
+  DK_DEVICE static void step_anywhere(const LinearArguments& a, Sum (&acc)[MT][NT][4], const Weights& w,
+                                      const Rows& rows, int first_row, int first_input, int lane) {
+    DK_ROLL
+    for (int half = 0; half < 2; ++half) {
+      uint32_t word[2][MT];
+      DK_UNROLL
+      for (int t = 0; t < MT; ++t) {
+        word[0][t] = half == 0 ? w.tile[t].x : w.tile[t].z;
+        word[1][t] = half == 0 ? w.tile[t].y : w.tile[t].w;
+      }
+      half_step<false>(a, acc, word, rows, first_row, first_input, 64 * half, lane);
     }
   }
 
@@ -114,18 +163,30 @@ struct Skinny {
     const int begin = (block_index(1) * kAlong + along) * share;
     const int end = begin + share < steps ? begin + share : steps;
 
+    // All steps but the last one have 128 inputs; of rows that are not aligned, none can be read in whole
+    // vectors.
+    const int whole = a.vectors ? a.inputs / kTileInputs : 0;
+    const int inside = end < whole ? end : whole;
+
     Sum acc[MT][NT][4] = {};
+    const Rows rows = rows_of(a, first_row, lane);
     Weights ring[kAhead];
     DK_UNROLL
-    for (int i = 0; i < kAhead; ++i) ring[i] = load_weights(a, first_tile, begin + i, end, lane);
-    for (int now = begin; now < end; now += kAhead) {
+    for (int i = 0; i < kAhead; ++i) ring[i] = load_weights(a, first_tile, begin + i, inside, lane);
+    int now = begin;
+    for (; now < inside; now += kAhead) {
       DK_UNROLL
       for (int i = 0; i < kAhead; ++i) {
-        if (now + i >= end) break;
+        if (now + i >= inside) break;
         const Weights w = ring[i];
-        ring[i] = load_weights(a, first_tile, now + i + kAhead, end, lane);
-        step(a, acc, w, first_row, (now + i) * kTileInputs, lane);
+        ring[i] = load_weights(a, first_tile, now + i + kAhead, inside, lane);
+        step_inside(a, acc, w, rows, first_row, (now + i) * kTileInputs, lane);
       }
+    }
+    DK_ROLL
+    for (now = begin > inside ? begin : inside; now < end; ++now) {
+      const Weights w = load_weights(a, first_tile, now, end, lane);
+      step_anywhere(a, acc, w, rows, first_row, now * kTileInputs, lane);
     }
 
     Sum* tile = reinterpret_cast<Sum*>(shared_memory());
