@@ -159,13 +159,16 @@ void metadata_of(int form, int row, int unit, int group, int* place) {
   place[0] = p.lane;
   place[1] = p.bit;
 }
-int sparse_input(int form, int group, int j) { return form == 2 ? sparse8_input(group, j) : sparse16_input(group, j); }
+int sparse_input(int form, int group, int j) {
+  return form == 2 ? sparse8_input(group, j) : sparse16_input(group, j);
+}
 uint32_t decoded_int8(uint32_t word, int i) { return decode_int8(word, i); }
 uint32_t decoded_16(uint32_t word, int u, int i) { return decode_16(word, u, i); }
 
-// The lists of a weight as they are, for looking at them: the bytes, and the windows of each word. Returns the quads.
-int packed_lists(const uint8_t* packed, int outputs, int inputs, int multiprocessors, uint32_t* words, uint32_t* windows,
-                 int most_quads) {
+// The lists of a weight as they are, for looking at them: the bytes, and the windows of each word. Returns
+// the quads.
+int packed_lists(const uint8_t* packed, int outputs, int inputs, int multiprocessors, uint32_t* words,
+                 uint32_t* windows, int most_quads) {
   const Packed p = pack_form(packed, outputs, inputs, Form::kLists, multiprocessors);
   const int quads = static_cast<int>(p.windows.size());
   if (quads <= most_quads) {
@@ -181,7 +184,8 @@ int splits_of(int form, int x_type, int rows, int inputs, int outputs, int multi
   weight.inputs = inputs;
   weight.outputs = outputs;
   weight.chunk_windows = 32;
-  return plan_linear(weight, static_cast<Form>(form), static_cast<Type>(x_type), rows, inputs, outputs, multiprocessors)
+  return plan_linear(weight, static_cast<Form>(form), static_cast<Type>(x_type), rows, inputs, outputs,
+                     multiprocessors)
       .splits;
 }
 }
