@@ -139,9 +139,9 @@ class CudaTernaryLinear:
         inputs: int,
         words: int,
         starts: int,
-        windows: int,
+        bases: int,
         rest: int,
-        chunk_windows: int,
+        chunk_groups: int,
         device: int,
         multiprocessors: int,
     ) -> None: ...

@@ -36,9 +36,9 @@ class OnCpu:
     inputs: int
     words: int
     starts: int
-    windows: int
+    bases: int
     rest: int
-    chunk_windows: int
+    chunk_groups: int
     device: int
     multiprocessors: int
     dense: Tensor

@@ -10,6 +10,7 @@
 #include <string>
 
 #include "core/ternary_format.h"
+#include "cuda/layout.h"
 #include "cuda/pack.h"
 #include "cuda/ternary_linear.h"
 
@@ -41,7 +42,7 @@ py::bytes bytes_of_vector(const V& v) {
   return py::bytes(reinterpret_cast<const char*>(v.data()), v.size() * sizeof(v[0]));
 }
 
-// (words, starts, windows, rest, windows in a chunk); each but the last is bytes.
+// (words, starts, bases, rest, bases in a chunk); each but the last is bytes.
 py::tuple pack(py::bytes packed_, int64_t outputs, int64_t inputs, int form_, int multiprocessors) {
   const Form form = as_enum<Form>("form", form_, 4);
   const std::string_view packed = packed_;
@@ -59,7 +60,7 @@ py::tuple pack(py::bytes packed_, int64_t outputs, int64_t inputs, int form_, in
         pack_form(reinterpret_cast<const uint8_t*>(packed.data()), outputs, inputs, form, multiprocessors);
   }
   return py::make_tuple(bytes_of_vector(result.words), bytes_of_vector(result.starts),
-                        bytes_of_vector(result.windows), bytes_of_vector(result.rest), result.chunk_windows);
+                        bytes_of_vector(result.bases), bytes_of_vector(result.rest), result.chunk_groups);
 }
 
 // A packed weight on a device, by the addresses of its parts.
@@ -68,24 +69,24 @@ struct Weight {
   PackedForm parts;
   int device, multiprocessors;
 
-  Weight(int form_, int64_t outputs, int64_t inputs, uint64_t words, uint64_t starts, uint64_t windows,
-         uint64_t rest, int chunk_windows, int device, int multiprocessors)
+  Weight(int form_, int64_t outputs, int64_t inputs, uint64_t words, uint64_t starts, uint64_t bases,
+         uint64_t rest, int chunk_groups, int device, int multiprocessors)
       : form(as_enum<Form>("form", form_, 4)), device(device), multiprocessors(multiprocessors) {
     if (outputs < 1 || inputs < 1 || outputs > INT_MAX || inputs > INT_MAX) {
       refuse("shape", "positive sizes below 2^31", std::to_string(outputs) + " x " + std::to_string(inputs));
     }
-    if (form == Form::kLists && (chunk_windows < 1 || chunk_windows > 32)) {
-      refuse("chunk_windows", "1 to 32", std::to_string(chunk_windows));
+    if (form == Form::kLists && (chunk_groups < 1 || chunk_groups > ListEntry::kMostGroups)) {
+      refuse("chunk_groups", "1 to " + std::to_string(ListEntry::kMostGroups), std::to_string(chunk_groups));
     }
     if (multiprocessors < 1) refuse("multiprocessors", "at least 1", std::to_string(multiprocessors));
     const bool lists = form == Form::kLists, sparse = !lists && form != Form::kDense;
     parts = {address<const uint32_t>("words", words, !lists, 16),
              address<const uint32_t>("starts", starts, lists || sparse, sparse ? 16 : 4),
-             address<const uint32_t>("windows", windows, false),
+             address<const uint32_t>("bases", bases, false),
              address<const uint16_t>("rest", rest, false),
              static_cast<int>(outputs),
              static_cast<int>(inputs),
-             chunk_windows};
+             chunk_groups};
   }
 
   LinearPlan plan(int x_type, int64_t rows, int64_t inputs, int64_t outputs) const {
@@ -152,7 +153,7 @@ void bind(py::module_& m) {
   py::class_<Weight>(m, "CudaTernaryLinear")
       .def(py::init<int, int64_t, int64_t, uint64_t, uint64_t, uint64_t, uint64_t, int, int, int>(),
            py::arg("form"), py::arg("outputs"), py::arg("inputs"), py::arg("words"), py::arg("starts"),
-           py::arg("windows"), py::arg("rest"), py::arg("chunk_windows"), py::arg("device"),
+           py::arg("bases"), py::arg("rest"), py::arg("chunk_groups"), py::arg("device"),
            py::arg("multiprocessors"))
       .def("needs", &Weight::needs, py::arg("x_type"), py::arg("rows"), py::arg("inputs"), py::arg("outputs"))
       .def("run", &Weight::run, py::arg("x"), py::arg("x_type"), py::arg("rows"), py::arg("inputs"),

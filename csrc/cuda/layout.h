@@ -110,14 +110,17 @@ struct Rest {
   DK_HD static int rounds(const uint4& header) { return static_cast<int>(header.w); }
 };
 
-// List form. The inputs are cut into windows of 120; a window takes 128 slots of shared memory, the last
-// eight of them zero. A warp walks 32 outputs, one per lane, through the same window at the same time, so
-// that the lanes gather from few banks. An entry is a byte: the slot, and the sign above it; what fills up a
-// lane's list names a zero slot. A word has four entries, all of one window; `quad` four words, whose
-// windows, counted from the first of the chunk, are the four bytes of a word of their own.
+// List form. In shared memory the activations of 15 inputs take a group of 16 slots, the last of them zero. A
+// warp walks 32 outputs, one per lane, together: an entry is a byte, a slot within the 8 groups (120 inputs)
+// from a base on, the same for all lanes, and the sign above it; a lane that has nothing to do names the
+// first group's zero. A word has four entries of one base; a quad four words, whose bases, in groups from the
+// chunk's first, are the four bytes of a word of their own. The base is that of the lane that is furthest
+// behind, so that lanes drift apart by up to 120 inputs and wait for each other only beyond: their lists need
+// not be equally long over any short stretch.
 struct ListEntry {
-  static constexpr int kWindow = 120, kSlots = 128;
-  static constexpr uint32_t kNothing = kWindow;
+  static constexpr int kGroup = 15, kGroupSlots = 16, kReach = 8;
+  static constexpr int kMostGroups = 256;  // of a chunk
+  static constexpr uint32_t kNothing = kGroup;
   static constexpr uint32_t entry(int slot, int sign) {
     return static_cast<uint32_t>(slot) | (sign < 0 ? 0x80u : 0u);
   }

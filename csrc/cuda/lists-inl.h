@@ -3,9 +3,8 @@
 // output and walks the list of its nonzeros; the activations of a chunk of inputs lie in shared memory, in
 // their own type.
 //
-// All lanes are in the same window of 120 inputs, so a gather touches 32 words of shared memory (int8) or 64
-// (16 bits): of each bank one word or two, where an unordered walk would meet some three and a half. Lists
-// are in ascending order, which keeps the lanes closer still.
+// All lanes are within 120 inputs of each other, so a gather touches 32 words of shared memory (int8) or 64
+// (16 bits): of each bank one word or two, where an unordered walk would meet some three and a half.
 #pragma once
 
 #include "cuda/activations-inl.h"
@@ -21,8 +20,9 @@ struct Lists {
   using Sum = SumOf<T>;
   using Element = ElementOf<T>;
 
-  DK_HD static constexpr int shared_bytes(int chunk_windows) {
-    return Rows * chunk_windows * ListEntry::kSlots * kBytes<T> + 16;
+  // A base may be among the last groups, from which on its entries reach no further.
+  DK_HD static constexpr int shared_bytes(int chunk_groups) {
+    return Rows * chunk_groups * ListEntry::kGroupSlots * kBytes<T> + 16;
   }
 
   // The activation at `p` under a weight whose sign is bit 31.
@@ -36,23 +36,23 @@ struct Lists {
   }
 
   DK_DEVICE static void stage(const LinearArguments& a, Element* x, int first_row, int chunk) {
-    const int slots = a.weight.chunk_windows * ListEntry::kSlots;
+    const int slots = a.weight.chunk_groups * ListEntry::kGroupSlots;
     for (int i = thread_index(); i < slots; i += kThreads) {
-      const int slot = i % ListEntry::kSlots;
-      const int k = (chunk * a.weight.chunk_windows + i / ListEntry::kSlots) * ListEntry::kWindow + slot;
+      const int slot = i % ListEntry::kGroupSlots;
+      const int k = (chunk * a.weight.chunk_groups + i / ListEntry::kGroupSlots) * ListEntry::kGroup + slot;
       DK_UNROLL
       for (int m = 0; m < Rows; ++m) {
-        const bool there = slot < ListEntry::kWindow && k < a.inputs && first_row + m < a.rows;
+        const bool there = slot < ListEntry::kGroup && k < a.inputs && first_row + m < a.rows;
         x[m * slots + i] =
             there ? static_cast<Element>(element_bits<T>(a, (first_row + m) * a.x_row + k)) : Element{0};
       }
     }
   }
 
-  DK_DEVICE static void walk(const LinearArguments& a, const Element* x, uint32_t word, uint32_t window,
+  DK_DEVICE static void walk(const LinearArguments& a, const Element* x, uint32_t word, uint32_t base_group,
                              Sum (&acc)[Rows]) {
-    const Element* base = x + window * ListEntry::kSlots;
-    const int slots = a.weight.chunk_windows * ListEntry::kSlots;
+    const Element* base = x + base_group * ListEntry::kGroupSlots;
+    const int slots = a.weight.chunk_groups * ListEntry::kGroupSlots;
     DK_UNROLL
     for (int i = 0; i < 4; ++i) {
       const Element* p = base + ListEntry::slot(word, i);
@@ -71,35 +71,35 @@ struct Lists {
 
     Sum acc[Rows] = {};
     if (tile * kLanes < a.outputs) {
-      const int all_windows = (a.weight.inputs + ListEntry::kWindow - 1) / ListEntry::kWindow;
-      const int chunks = (all_windows + a.weight.chunk_windows - 1) / a.weight.chunk_windows;
+      const int groups = (a.weight.inputs + ListEntry::kGroup - 1) / ListEntry::kGroup;
+      const int chunks = (groups + a.weight.chunk_groups - 1) / a.weight.chunk_groups;
       const uint32_t* starts = a.weight.starts + static_cast<int64_t>(tile) * chunks + chunk;
       const uint32_t end = load_read_only(starts + 1);
       const uint4* quads = reinterpret_cast<const uint4*>(a.weight.words) + lane;
       uint32_t now = load_read_only(starts);
       uint4 next{};
-      uint32_t next_windows = 0;
+      uint32_t next_bases = 0;
       if (now < end) {
         next = load_once(quads + static_cast<int64_t>(now) * kLanes);
-        next_windows = load_read_only(a.weight.windows + now);
+        next_bases = load_read_only(a.weight.bases + now);
       }
       while (now < end) {
         const uint4 quad = next;
-        const uint32_t windows = next_windows;
+        const uint32_t bases = next_bases;
         if (++now < end) {
           next = load_once(quads + static_cast<int64_t>(now) * kLanes);
-          next_windows = load_read_only(a.weight.windows + now);
+          next_bases = load_read_only(a.weight.bases + now);
         }
-        walk(a, x, quad.x, windows & 0xFF, acc);
-        walk(a, x, quad.y, windows >> 8 & 0xFF, acc);
-        walk(a, x, quad.z, windows >> 16 & 0xFF, acc);
-        walk(a, x, quad.w, windows >> 24, acc);
+        walk(a, x, quad.x, bases & 0xFF, acc);
+        walk(a, x, quad.y, bases >> 8 & 0xFF, acc);
+        walk(a, x, quad.z, bases >> 16 & 0xFF, acc);
+        walk(a, x, quad.w, bases >> 24, acc);
       }
     }
     const int output = tile * kLanes + lane;
     DK_UNROLL
     for (int m = 0; m < Rows; ++m) store_sum(a, chunk, first_row + m, output, acc[m], 1);
-    unsigned* flag = reinterpret_cast<unsigned*>(shared_memory() + shared_bytes(a.weight.chunk_windows) - 16);
+    unsigned* flag = reinterpret_cast<unsigned*>(shared_memory() + shared_bytes(a.weight.chunk_groups) - 16);
     const int blocks = (a.outputs + kOutputs - 1) / kOutputs;
     finish_splits<Sum, kThreads>(a, block_index(2) * blocks + block_index(0), flag, first_row, Rows,
                                  block_index(0) * kOutputs, kOutputs, 1);

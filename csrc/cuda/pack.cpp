@@ -140,59 +140,90 @@ void pack_sparse(const Codes& codes, const SparseForm& form, Packed& to) {
   }
 }
 
-// So many windows to a chunk that the blocks of 256 outputs fill the device four times over, and no more than
-// shared memory holds for four rows of 16 bits.
-int chunk_windows(int64_t outputs, int64_t inputs, int multiprocessors) {
-  constexpr int64_t kMost = 32, kLeast = 4;
+// So many groups to a chunk that the blocks of 256 outputs fill the device four times over, and no more than
+// a base's byte and shared memory (four rows of 16 bits) hold.
+int chunk_groups(int64_t outputs, int64_t inputs, int multiprocessors) {
+  constexpr int64_t kLeast = 4 * ListEntry::kReach, kMost = ListEntry::kMostGroups;
   const int64_t chunks = parts(4 * multiprocessors, parts(outputs, 256));
-  return static_cast<int>(std::clamp(parts(parts(inputs, ListEntry::kWindow), chunks), kLeast, kMost));
+  return static_cast<int>(std::clamp(parts(parts(inputs, ListEntry::kGroup), chunks), kLeast, kMost));
 }
 
+// The nonzeros of 32 outputs over a chunk, as words of four entries per lane.
+struct ChunkWalk {
+  struct Nonzero {
+    int input, sign;  // input: from the chunk's first
+  };
+  std::vector<Nonzero> list[kLanes];
+  size_t next[kLanes] = {};
+  std::vector<uint8_t> bases;   // of each round of words
+  std::vector<uint32_t> words;  // a round: one per lane
+
+  bool done() const {
+    for (int lane = 0; lane < kLanes; ++lane) {
+      if (next[lane] < list[lane].size()) return false;
+    }
+    return true;
+  }
+  // The group of the lane that is furthest behind.
+  int base() const {
+    int least = INT_MAX;
+    for (int lane = 0; lane < kLanes; ++lane) {
+      if (next[lane] < list[lane].size())
+        least = std::min(least, list[lane][next[lane]].input / ListEntry::kGroup);
+    }
+    return least;
+  }
+  void add_round() {
+    const int first = base();
+    bases.push_back(static_cast<uint8_t>(first));
+    for (int lane = 0; lane < kLanes; ++lane) {
+      uint32_t word = 0;
+      for (int i = 0; i < 4; ++i) {
+        uint32_t entry = ListEntry::kNothing;
+        if (next[lane] < list[lane].size()) {
+          const Nonzero& n = list[lane][next[lane]];
+          const int group = n.input / ListEntry::kGroup - first;
+          if (group < ListEntry::kReach) {
+            entry = ListEntry::entry(group * ListEntry::kGroupSlots + n.input % ListEntry::kGroup, n.sign);
+            ++next[lane];
+          }
+        }
+        word |= entry << (8 * i);
+      }
+      words.push_back(word);
+    }
+  }
+};
+
 void pack_lists(const Codes& codes, int multiprocessors, Packed& to) {
-  to.chunk_windows = chunk_windows(codes.outputs, codes.inputs, multiprocessors);
-  const int64_t all_windows = parts(codes.inputs, ListEntry::kWindow);
-  const int64_t tiles = parts(codes.outputs, kLanes), chunks = parts(all_windows, to.chunk_windows);
+  to.chunk_groups = chunk_groups(codes.outputs, codes.inputs, multiprocessors);
+  const int64_t tiles = parts(codes.outputs, kLanes);
+  const int64_t chunks = parts(parts(codes.inputs, ListEntry::kGroup), to.chunk_groups);
+  const int chunk_inputs = to.chunk_groups * ListEntry::kGroup;
   constexpr uint32_t kNothingWord = ListEntry::kNothing * 0x01010101u;
   to.starts.assign(1, 0);
   for (int64_t tile = 0; tile < tiles; ++tile) {
     for (int64_t chunk = 0; chunk < chunks; ++chunk) {
-      std::vector<uint8_t> word_windows;
-      std::vector<uint32_t> rounds;  // one word per lane each
-      for (int w = 0; w < to.chunk_windows; ++w) {
-        const int64_t first = (chunk * to.chunk_windows + w) * ListEntry::kWindow;
-        std::vector<uint32_t> list[kLanes];
-        size_t longest = 0;
-        for (int lane = 0; lane < kLanes; ++lane) {
-          for (int slot = 0; slot < ListEntry::kWindow; ++slot) {
-            const int sign = codes.sign(tile * kLanes + lane, first + slot);
-            if (sign != 0) list[lane].push_back(ListEntry::entry(slot, sign));
-          }
-          longest = std::max(longest, list[lane].size());
-        }
-        for (size_t i = 0; i < longest; i += 4) {
-          word_windows.push_back(static_cast<uint8_t>(w));
-          for (int lane = 0; lane < kLanes; ++lane) {
-            uint32_t word = 0;
-            for (size_t j = i; j < i + 4; ++j) {
-              word |= (j < list[lane].size() ? list[lane][j] : ListEntry::kNothing) << (8 * (j - i));
-            }
-            rounds.push_back(word);
-          }
+      ChunkWalk walk;
+      for (int lane = 0; lane < kLanes; ++lane) {
+        for (int k = 0; k < chunk_inputs; ++k) {
+          const int sign = codes.sign(tile * kLanes + lane, chunk * chunk_inputs + k);
+          if (sign != 0) walk.list[lane].push_back({k, sign});
         }
       }
-      const size_t quads = (word_windows.size() + 3) / 4;
-      word_windows.resize(4 * quads, 0);
-      rounds.resize(4 * quads * kLanes, kNothingWord);
+      while (!walk.done()) walk.add_round();
+      const size_t quads = (walk.bases.size() + 3) / 4;
+      walk.bases.resize(4 * quads, 0);
+      walk.words.resize(4 * quads * kLanes, kNothingWord);
       for (size_t quad = 0; quad < quads; ++quad) {
-        uint32_t windows = 0;
-        for (size_t i = 0; i < 4; ++i)
-          windows |= static_cast<uint32_t>(word_windows[4 * quad + i]) << (8 * i);
-        to.windows.push_back(windows);
+        uint32_t bases = 0;
+        for (size_t i = 0; i < 4; ++i) bases |= static_cast<uint32_t>(walk.bases[4 * quad + i]) << (8 * i);
+        to.bases.push_back(bases);
         for (int lane = 0; lane < kLanes; ++lane) {
-          for (size_t i = 0; i < 4; ++i) to.words.push_back(rounds[(4 * quad + i) * kLanes + lane]);
+          for (size_t i = 0; i < 4; ++i) to.words.push_back(walk.words[(4 * quad + i) * kLanes + lane]);
         }
       }
-      to.starts.push_back(static_cast<uint32_t>(to.windows.size()));
+      to.starts.push_back(static_cast<uint32_t>(to.bases.size()));
     }
   }
 }

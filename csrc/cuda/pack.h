@@ -11,9 +11,9 @@
 namespace dynkern::cuda {
 
 struct Packed {
-  std::vector<uint32_t> words, starts, windows;
+  std::vector<uint32_t> words, starts, bases;
   std::vector<uint16_t> rest;
-  int chunk_windows = 0;
+  int chunk_groups = 0;
 };
 
 // `packed`: (outputs, ceil(inputs / 4)) valid codes. `multiprocessors`: of the device, for the lists' chunks.

@@ -50,8 +50,8 @@ struct SplitsOf<Matrix<T, Sparse>> {
 
 template <Type T, int Rows>
 void cut(LinearPlan& plan, Lists<T, Rows>, const PackedForm& weight, int inputs, int) {
-  plan.splits = parts(parts(inputs, ListEntry::kWindow), weight.chunk_windows);
-  plan.shared_bytes = Lists<T, Rows>::shared_bytes(weight.chunk_windows);
+  plan.splits = parts(parts(inputs, ListEntry::kGroup), weight.chunk_groups);
+  plan.shared_bytes = Lists<T, Rows>::shared_bytes(weight.chunk_groups);
 }
 
 template <class Kernel>

@@ -17,12 +17,12 @@ namespace dynkern::cuda {
 
 // A packed weight in one of its forms, see layout.h and pack.h.
 struct PackedForm {
-  const uint32_t* words;    // tiles, or quads of lists
-  const uint32_t* starts;   // lists: the first quad of each tile and chunk; sparse: the headers of the rest
-  const uint32_t* windows;  // lists: the windows of each quad
-  const uint16_t* rest;     // sparse: rounds of eight entries
-  int outputs, inputs;      // of the full weight
-  int chunk_windows;        // lists: windows in a chunk
+  const uint32_t* words;   // tiles, or quads of lists
+  const uint32_t* starts;  // lists: the first quad of each tile and chunk; sparse: the headers of the rest
+  const uint32_t* bases;   // lists: the bases of each quad
+  const uint16_t* rest;    // sparse: rounds of eight entries
+  int outputs, inputs;     // of the full weight
+  int chunk_groups;        // lists: groups in a chunk
 };
 
 struct LinearArguments {

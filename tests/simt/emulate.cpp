@@ -28,19 +28,19 @@ void run_call(const Call& c, const uint8_t* packed, const unsigned char* x, cons
   const Form form = static_cast<Form>(c.form);
   const Packed weight = pack_form(packed, c.full_outputs, c.full_inputs, form, c.multiprocessors);
   const auto bytes = [](const auto& v) { return v.size() * sizeof(v[0]); };
-  simt::Guarded words(bytes(weight.words)), starts(bytes(weight.starts)), windows(bytes(weight.windows)),
+  simt::Guarded words(bytes(weight.words)), starts(bytes(weight.starts)), bases(bytes(weight.bases)),
       rest(bytes(weight.rest)), x_buffer(c.x_bytes), rows_buffer(c.rows * 4),
       scale_buffer(c.full_outputs * 4), bias_buffer(c.full_outputs * (c.bias_type == 3 ? 4 : 2)),
       y_buffer(size_t(c.rows) * c.outputs * (c.y_type == 3 ? 4 : 2));
   copy_in(words, weight.words.data());
   copy_in(starts, weight.starts.data());
-  copy_in(windows, weight.windows.data());
+  copy_in(bases, weight.bases.data());
   copy_in(rest, weight.rest.data());
   copy_in(x_buffer, x);
 
   LinearArguments a{};
-  a.weight = {words.as<uint32_t>(), starts.as<uint32_t>(), windows.as<uint32_t>(), rest.as<uint16_t>(),
-              c.full_outputs,       c.full_inputs,         weight.chunk_windows};
+  a.weight = {words.as<uint32_t>(), starts.as<uint32_t>(), bases.as<uint32_t>(), rest.as<uint16_t>(),
+              c.full_outputs,       c.full_inputs,         weight.chunk_groups};
   const Type x_type = static_cast<Type>(c.x_type);
   const LinearPlan plan = plan_linear(a.weight, form, x_type, c.rows, c.inputs, c.outputs, c.multiprocessors);
   simt::Guarded partial(plan.partial_floats * 4), arrived(plan.counters * 4);
@@ -165,15 +165,15 @@ int sparse_input(int form, int group, int j) {
 uint32_t decoded_int8(uint32_t word, int i) { return decode_int8(word, i); }
 uint32_t decoded_16(uint32_t word, int u, int i) { return decode_16(word, u, i); }
 
-// The lists of a weight as they are, for looking at them: the bytes, and the windows of each word. Returns
+// The lists of a weight as they are, for looking at them: the bytes, and the bases of each word. Returns
 // the quads.
 int packed_lists(const uint8_t* packed, int outputs, int inputs, int multiprocessors, uint32_t* words,
-                 uint32_t* windows, int most_quads) {
+                 uint32_t* bases, int most_quads) {
   const Packed p = pack_form(packed, outputs, inputs, Form::kLists, multiprocessors);
-  const int quads = static_cast<int>(p.windows.size());
+  const int quads = static_cast<int>(p.bases.size());
   if (quads <= most_quads) {
     std::memcpy(words, p.words.data(), p.words.size() * 4);
-    std::memcpy(windows, p.windows.data(), p.windows.size() * 4);
+    std::memcpy(bases, p.bases.data(), p.bases.size() * 4);
   }
   return quads;
 }
@@ -183,7 +183,7 @@ int splits_of(int form, int x_type, int rows, int inputs, int outputs, int multi
   PackedForm weight{};
   weight.inputs = inputs;
   weight.outputs = outputs;
-  weight.chunk_windows = 32;
+  weight.chunk_groups = ListEntry::kMostGroups;
   return plan_linear(weight, static_cast<Form>(form), static_cast<Type>(x_type), rows, inputs, outputs,
                      multiprocessors)
       .splits;

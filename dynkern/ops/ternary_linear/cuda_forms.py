@@ -115,11 +115,11 @@ class Weight:
         tensors = tuple(as_tensor(part).to(self.device) for part in parts)
         # The copies ran on this stream; the form may be used on any.
         torch.cuda.current_stream(self.device).synchronize()
-        words, starts, windows, rest = (t.data_ptr() for t in tensors)
+        words, starts, bases, rest = (t.data_ptr() for t in tensors)
         device = self.device.index or 0
         outputs, inputs = self.shape
         view = _C.CudaTernaryLinear(
-            FORMS[name], outputs, inputs, words, starts, windows, rest, chunk, device, self.multiprocessors
+            FORMS[name], outputs, inputs, words, starts, bases, rest, chunk, device, self.multiprocessors
         )
         return view, tensors
 
