@@ -139,3 +139,14 @@ def test_a_graph_has_counters_of_its_own(asked: list[int], monkeypatch: pytest.M
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
     own, other = cuda._counters(5, device), cuda._counters(5, device)
     assert len({own.data_ptr(), other.data_ptr(), cuda._kept_counters[device, 77].data_ptr()}) == 3
+
+
+def test_why_not_looks_at_the_zeros(asked: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (9, 0))
+    x = torch.ones(64, 40).to(torch.bfloat16)
+    dense, zeros = some_weight(None), TernaryWeight.pack(torch.eye(6, 40))
+    assert "many rows" in (cuda.why_not(x, dense.packed, None, None, 40, None, None, None) or "")
+    assert cuda.why_not(x[:2], dense.packed, None, None, 40, None, None, None) is None
+    assert cuda.why_not(x, zeros.packed, None, None, 40, None, None, None) is None
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (7, 5))
+    assert "older than sm_80" in (cuda.why_not(x, zeros.packed, None, None, 40, None, None, None) or "")

@@ -11,6 +11,7 @@ from typing import Any, Protocol, cast
 import torch
 from torch import Tensor
 
+from dynkern import _C
 from dynkern.ops.gpu.layout import output_format
 from dynkern.ops.library import fallback, lib
 
@@ -19,7 +20,7 @@ BACKENDS: Mapping[str, tuple[str, ...]] = {
     "sliced_conv2d": ("triton",),
     "sliced_linear": ("triton",),
     "ternary_conv2d": ("triton",),
-    "ternary_linear": ("triton",),
+    "ternary_linear": ("triton",) if _C.cuda_architectures is None else ("cuda", "triton"),
 }
 TORCH = "torch"
 

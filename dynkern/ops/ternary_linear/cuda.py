@@ -35,6 +35,9 @@ def why_not(
         return "nothing to compute"
     if torch.cuda.get_device_capability(x.device) < _LEAST_CAPABILITY:
         return "the device is older than sm_80"
+    rows = x.numel() // x.shape[-1]
+    if choose(x.dtype, rows, weight_of(packed, in_features).zeros) is None:
+        return "another product is expected to be faster for many rows and this share of zeros"
     return None
 
 
@@ -91,7 +94,7 @@ def run_rows(
         x = x.contiguous()
     weight = weight_of(packed, in_features)
     (count, inputs), outputs = x.shape, y.shape[1]
-    view = weight.form(form or choose(x.dtype, count, weight.zeros), packed)
+    view = weight.form(form or choose(x.dtype, count, weight.zeros) or "dense", packed)
     x_type = TYPES[x.dtype]
     floats, counters, splits = view.needs(x_type, count, inputs, outputs)
     partial = arrived = None

@@ -33,13 +33,14 @@ _PREPARED_ROWS = (1, 16)
 @dataclass(frozen=True)
 class Row:
     """One row of the table: ``form`` is for activations ``x`` (``int8``, or ``float`` of 16 bits), for ``rows`` of them
-    and a share of ``zeros`` in the weight; ranges include both ends, None is no end.
+    and a share of ``zeros`` in the weight; ranges include both ends, None is no end. No form: another backend is
+    expected to be faster.
     """
 
     x: str
     rows: tuple[int, int | None]
     zeros: tuple[float, float]
-    form: str
+    form: str | None
 
     def fits(self, x: str, rows: int, zeros: float) -> bool:
         low, high = self.rows
@@ -64,15 +65,18 @@ def read_table(data: dict[str, Any]) -> tuple[Row, ...]:
         raise ValueError(f"schema: expected {SCHEMA}, got {data.get('schema')!r}")
     rows = tuple(Row(r["x"], tuple(r["rows"]), tuple(r["zeros"]), r["form"]) for r in data["rows"])
     for row in rows:
-        if row.form not in FORMS:
+        if row.form is not None and row.form not in FORMS:
             raise ValueError(f"form: expected one of {', '.join(FORMS)}, got {row.form!r}")
         if row.x not in ("int8", "float"):
             raise ValueError(f"x: expected 'int8' or 'float', got {row.x!r}")
     return rows
 
 
-def choose(dtype: torch.dtype, rows: int, zeros: float) -> str:
-    """The form for ``rows`` rows of activations of ``dtype`` and a weight whose share of zeros is ``zeros``."""
+def choose(dtype: torch.dtype, rows: int, zeros: float) -> str | None:
+    """The form for ``rows`` rows of activations of ``dtype`` and a weight whose share of zeros is ``zeros``.
+
+    None where another backend is expected to be faster than any.
+    """
     kind = "int8" if dtype == torch.int8 else "float"
     return next(row.form for row in table() if row.fits(kind, rows, zeros))
 
@@ -156,4 +160,6 @@ def prepare(packed: Tensor, inputs: int) -> None:
     """Derive the forms that one row and a few rows of 16-bit activations need; for when a module comes to a device."""
     weight = weight_of(packed, inputs)
     for rows in _PREPARED_ROWS:
-        weight.form(choose(torch.bfloat16, rows, weight.zeros), packed)
+        form = choose(torch.bfloat16, rows, weight.zeros)
+        if form is not None:
+            weight.form(form, packed)
