@@ -116,7 +116,7 @@ def test_importing_needs_no_triton() -> None:
     program = (
         "import sys; sys.modules['triton'] = None; import dynkern\n"
         "from dynkern.ops.gpu import dispatch\n"
-        "assert dispatch.backends() == {op: () for op in dispatch.BACKENDS}\n"
+        "assert not any('triton' in names for names in dispatch.backends().values())\n"
         "print(dispatch.backend('sliced_conv2d', 'triton'))"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
