@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import shutil
 import subprocess
+import tempfile
 from dataclasses import dataclass, fields
 from functools import lru_cache
 from pathlib import Path
@@ -32,16 +33,18 @@ class Call(ctypes.Structure):
 
 
 @lru_cache(maxsize=1)
-def emulator(folder: Path) -> ctypes.CDLL:
-    """The library, compiled once; skips where there is no g++."""
+def emulator() -> ctypes.CDLL:
+    """The library, compiled once per run of pytest; skips where there is no g++."""
     compiler = shutil.which("g++")
     if compiler is None:
         pytest.skip("no g++ to compile the host's version of the CUDA kernels with")
-    library = folder / "libsimt.so"
+    folder = tempfile.TemporaryDirectory()
+    library = Path(folder.name) / "libsimt.so"
     sources = [*sorted((ROOT / "tests" / "simt").glob("*.cpp")), ROOT / "csrc" / "cuda" / "pack.cpp"]
     places = ["-I", ROOT / "csrc", "-I", ROOT / "tests" / "simt"]
     subprocess.run([compiler, *FLAGS, "-fPIC", "-shared", *places, *sources, "-o", library], check=True, timeout=300)
     loaded = ctypes.CDLL(str(library))
+    folder.cleanup()  # what is loaded stays
     loaded.emulate_linear.restype = loaded.emulate_mistake.restype = ctypes.c_char_p
     return loaded
 

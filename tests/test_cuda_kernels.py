@@ -23,8 +23,8 @@ slow = settings(max_examples=100, suppress_health_check=[HealthCheck.too_slow])
 
 
 @pytest.fixture(scope="module")
-def machine(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
-    return emulator(tmp_path_factory.mktemp("simt"))
+def machine() -> ctypes.CDLL:
+    return emulator()
 
 
 @st.composite

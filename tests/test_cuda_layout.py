@@ -15,8 +15,8 @@ CODES = {0: 0, 1: 1, -1: 3}
 
 
 @pytest.fixture(scope="module")
-def machine(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
-    return emulator(tmp_path_factory.mktemp("simt"))
+def machine() -> ctypes.CDLL:
+    return emulator()
 
 
 def place(machine: ctypes.CDLL, form: int, row: int, unit: int, k: int) -> tuple[int, ...]:
