@@ -16,6 +16,9 @@
 #include "ops/ternary/op.h"
 #include "engine_bindings.h"
 #include "python_tensor.h"
+#ifdef DYNKERN_CUDA
+#include "cuda/bindings.h"
+#endif
 
 namespace dynkern {
 namespace {
@@ -248,6 +251,12 @@ PYBIND11_MODULE(_C, m) {
       .def_property_readonly("nonzeros", &dynkern::TernaryLists::nonzeros)
       .def_property_readonly("nbytes", &dynkern::TernaryLists::bytes);
   dynkern::bind_engine(m);
+#ifdef DYNKERN_CUDA
+  m.attr("cuda_architectures") = DYNKERN_CUDA;
+  dynkern::cuda::bind(m);
+#else
+  m.attr("cuda_architectures") = py::none();
+#endif
   m.def("sliced_conv2d", dynkern::sliced_conv2d);
   m.def("sliced_linear", dynkern::sliced_linear);
   m.def("ternary_conv2d", dynkern::ternary_conv2d);

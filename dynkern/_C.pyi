@@ -124,3 +124,44 @@ class Program:
     def constant_bytes(self) -> int: ...
     @property
     def arena_bytes(self) -> int: ...
+
+# The CUDA kernels, where the build has them (csrc/cuda/bindings.cpp); what they were compiled for, or None.
+cuda_architectures: str | None
+
+def cuda_pack(
+    packed: bytes, outputs: int, inputs: int, form: int, multiprocessors: int
+) -> tuple[bytes, bytes, bytes, bytes, int]: ...
+
+class CudaTernaryLinear:
+    def __init__(
+        self,
+        form: int,
+        outputs: int,
+        inputs: int,
+        words: int,
+        starts: int,
+        bases: int,
+        rest: int,
+        chunk_groups: int,
+        device: int,
+        multiprocessors: int,
+    ) -> None: ...
+    def needs(self, x_type: int, rows: int, inputs: int, outputs: int) -> tuple[int, int, int]: ...
+    def run(
+        self,
+        x: int,
+        x_type: int,
+        rows: int,
+        inputs: int,
+        x_row: int,
+        row_scale: int,
+        scale: int,
+        bias: int,
+        bias_type: int,
+        y: int,
+        y_type: int,
+        outputs: int,
+        partial: int,
+        arrived: int,
+        stream: int,
+    ) -> None: ...

@@ -1,4 +1,4 @@
-"""The command line: ``python -m dynkern {info,bench,pack}``, also installed as ``dynkern``."""
+"""The command line: ``python -m dynkern {info,bench,pack,tune}``, also installed as ``dynkern``."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NoReturn
 
 import dynkern
-from dynkern import models, ternary
+from dynkern import models, ternary, tune
 from dynkern.bench import command
 from dynkern.checkpoint import load_checkpoint
 from dynkern.info import info
@@ -30,7 +30,7 @@ def parser() -> Parser:
     """The options of every command; each sets ``run`` to the function that carries it out."""
     top = Parser(prog="dynkern", description="Dynamic neural networks that are really cheaper at run time.")
     top.add_argument("--version", action="version", version=f"dynkern {dynkern.__version__}")
-    commands = top.add_subparsers(dest="command", required=True, metavar="{info,bench,pack}")
+    commands = top.add_subparsers(dest="command", required=True, metavar="{info,bench,pack,tune}")
 
     about = "show versions, instruction sets, kernels, threads, CUDA and Triton"
     commands.add_parser("info", help=about, description=about).set_defaults(run=_info)
@@ -52,6 +52,11 @@ def parser() -> Parser:
         "--skip", action="append", default=[], metavar="NAME", help="module to leave as it is; repeatable"
     )
     pack.set_defaults(run=_pack)
+
+    about = "measure how the GPU kernels are best cut on the card at hand, and keep that in the user's cache"
+    tuning = commands.add_parser("tune", help=about, description=about)
+    tune.add_arguments(tuning)
+    tuning.set_defaults(run=tune.run)
     return top
 
 

@@ -13,6 +13,7 @@ import torch
 
 import dynkern
 from dynkern import _C
+from dynkern.ops.gpu.dispatch import backends, why_cuda_is_off
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,7 @@ class Info:
         cuda: the name of the first CUDA device, or None.
         cuda_why_not: why there is no CUDA device; None where there is one.
         triton: the version of Triton, or None where it is not installed.
+        gpu_kernels: per operator, what runs it on a GPU: the backends that can be loaded here, the preferred one first.
     """
 
     versions: Mapping[str, str]
@@ -38,9 +40,11 @@ class Info:
     cuda: str | None
     cuda_why_not: str | None
     triton: str | None
+    gpu_kernels: Mapping[str, tuple[str, ...]]
 
     def __str__(self) -> str:
         version = self.versions
+        ours = [f"{op} ({'/'.join(names)})" for op, names in self.gpu_kernels.items() if names]
         lines = [
             ("dynkern", version["dynkern"]),
             ("torch", f"{version['torch']} (numpy {version['numpy']}, Python {version['python']})"),
@@ -49,6 +53,7 @@ class Info:
             ("threads", str(self.threads)),
             ("CUDA", self.cuda or f"no: {self.cuda_why_not}"),
             ("Triton", self.triton or "no: not installed (pip install 'dynkern[triton]')"),
+            ("GPU kernels", ", ".join(ours) or "none: PyTorch runs"),
         ]
         width = max(len(name) for name, _ in lines)
         return "\n".join(f"{name:<{width}}  {value}" for name, value in lines)
@@ -71,19 +76,15 @@ def info() -> Info:
         cuda=device,
         cuda_why_not=why_not,
         triton=_version("triton"),
+        gpu_kernels=backends(),
     )
 
 
 def _cuda() -> tuple[str | None, str | None]:
     """The first CUDA device, or why there is none."""
-    if torch.version.cuda is None:
-        return None, "this build of torch has no CUDA"
-    try:
-        torch.cuda.init()
+    if torch.cuda.is_available():
         return torch.cuda.get_device_name(0), None
-    # Whatever the driver says is the answer that is asked for.
-    except (RuntimeError, AssertionError) as error:
-        return None, str(error).strip().partition("\n")[0] or type(error).__name__
+    return None, why_cuda_is_off()
 
 
 def _version(package: str) -> str | None:

@@ -50,7 +50,7 @@ def test_help_names_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("argv", "named"),
     [
-        ([], "{info,bench,pack}"),
+        ([], "{info,bench,pack,tune}"),
         (["dance"], "dance"),
         (["info", "--loud"], "--loud"),
         (["bench", "--suite", "depth"], "--suite"),

@@ -49,6 +49,7 @@ def test_it_prints_every_fact() -> None:
         cuda=None,
         cuda_why_not="no driver",
         triton=None,
+        gpu_kernels={"sliced_conv2d": ("cuda", "triton"), "sliced_linear": ()},
     )
     lines = str(found).splitlines()
     assert len({line.index(line.split("  ")[-1].strip()) for line in lines}) == 1
@@ -56,6 +57,8 @@ def test_it_prints_every_fact() -> None:
     for fact in ("1.2.3", "3.12.1", "2.13.0", "generic, avx2", "sliced_conv2d, sliced_linear", "7", "no: no driver"):
         assert fact in text
     assert "dynkern[triton]" in text
+    assert text.endswith("sliced_conv2d (cuda/triton)")
+    assert str(dataclasses.replace(found, gpu_kernels={})).endswith("none: PyTorch runs")
     with_gpu = str(dataclasses.replace(found, cuda="A GPU", cuda_why_not=None, triton="3.5"))
     assert "A GPU" in with_gpu
     assert "no:" not in with_gpu
@@ -69,6 +72,7 @@ def test_it_says_why_there_is_no_cuda(
         assert error is not None
         raise error
 
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.version, "cuda", build)
     monkeypatch.setattr(torch.cuda, "init", init)
     assert _cuda() == (None, "Found no NVIDIA driver." if error else "this build of torch has no CUDA")

@@ -8,11 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dynkern import ops
+from dynkern import _C, ops
 from dynkern.nn.dynamic import SlicedModule
 from dynkern.nn.plain import plain_conv2d, plain_linear
 from dynkern.nn.selection import Key
 from dynkern.nn.sliced import conv_where, linear_where, pad_as_asked
+from dynkern.ops.ternary_linear import cuda_forms
 from dynkern.ops.ternary_weight import TernaryWeight, check_weight
 
 Size = int | tuple[int, int]
@@ -162,6 +163,12 @@ class PackedTernaryLinear(PackedTernary):
     @property
     def shape(self) -> tuple[int, ...]:
         return self.out_features, self.in_features
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
+        super()._apply(fn, recurse)
+        if self.packed.is_cuda and _C.cuda_architectures is not None:
+            cuda_forms.prepare(self.weight.packed, self.in_features)
+        return self
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., active inputs) to (..., active outputs)."""

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from dynkern import _C
 from dynkern.ops import arguments, shapes, slices
+from dynkern.ops.gpu import dispatch, layout
 from dynkern.ops.library import autocast, call, lib, native, taken
 from dynkern.ops.sliced_conv2d import reference
 
@@ -51,8 +52,9 @@ def sliced_conv2d(
         out_index: int64, the output channels to compute, in this order; not together with ``out_channels``.
 
     Returns:
-        (N, active outputs, H', W') or (active outputs, H', W'), contiguous, of the dtype of ``x``. float32 on the CPU
-        runs dynkern's kernel; other dtypes and devices run PyTorch on the slice, which is logged once.
+        (N, active outputs, H', W') or (active outputs, H', W'), contiguous (on a GPU channels_last where ``x`` is), of
+        the dtype of ``x``. float32 on the CPU, and float16, bfloat16 and TF32 on a GPU, run dynkern's kernels; the rest
+        runs PyTorch on the slice, which is logged once.
 
     Raises:
         ValueError, TypeError: an argument has the wrong shape, dtype, device or range; the message names it.
@@ -89,6 +91,8 @@ def _run(
     out_index: Tensor | None,
 ) -> Tensor:
     where = (groups, out_channels, in_index, out_index)
+    if x.is_cuda:
+        return _on_gpu(x, weight, bias, geometry, *where)
     y = _C.sliced_conv2d(x, weight, bias, geometry, *where, torch.get_num_threads())
     if y is not None:
         return y
@@ -102,11 +106,14 @@ def _run(
 
 
 lib.impl("sliced_conv2d", _run, "CompositeExplicitAutograd")
+_on_gpu = dispatch.register("sliced_conv2d", _shape, reference.sliced_conv2d)
 
 
 @torch.library.register_fake("dynkern::sliced_conv2d", lib=lib)
 def _fake(x: Tensor, *args: Any) -> Tensor:
-    return x.new_empty(_shape(x, *args))
+    shape = _shape(x, *args)
+    form = layout.output_format(x)
+    return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=form)
 
 
 def _save(ctx: Any, inputs: tuple, output: Tensor) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from dynkern import _C
 from dynkern.ops import arguments, shapes, slices
+from dynkern.ops.gpu import dispatch
 from dynkern.ops.library import autocast, call, lib, native, taken
 from dynkern.ops.sliced_linear import reference
 
@@ -42,8 +43,8 @@ def sliced_linear(
         out_index: int64, the outputs to compute, in this order; not together with ``out_features``.
 
     Returns:
-        (..., active outputs), contiguous, of the dtype of ``x``. float32 on the CPU runs dynkern's kernel; other dtypes
-        and devices run PyTorch on the slice, which is logged once.
+        (..., active outputs), contiguous, of the dtype of ``x``. float32 on the CPU runs dynkern's kernel, as do index
+        sets on a GPU in float16, bfloat16 and TF32; the rest runs PyTorch on the slice, which is logged once.
 
     Raises:
         ValueError, TypeError: an argument has the wrong shape, dtype, device or range; the message names it.
@@ -70,6 +71,8 @@ def _run(
     out_index: Tensor | None,
 ) -> Tensor:
     where = (out_features, in_index, out_index)
+    if isinstance(x, Tensor) and x.is_cuda:  # what is wrong is found below
+        return _on_gpu(x, weight, bias, *where)
     y = _C.sliced_linear(x, weight, bias, *where, torch.get_num_threads())
     if y is not None:
         return y
@@ -83,6 +86,7 @@ def _run(
 
 
 lib.impl("sliced_linear", _run, "CompositeExplicitAutograd")
+_on_gpu = dispatch.register("sliced_linear", _shape, reference.sliced_linear)
 
 
 @torch.library.register_fake("dynkern::sliced_linear", lib=lib)

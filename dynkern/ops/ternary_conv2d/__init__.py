@@ -10,6 +10,7 @@ from torch import Tensor
 
 from dynkern import _C
 from dynkern.ops import arguments, shapes
+from dynkern.ops.gpu import dispatch, layout
 from dynkern.ops.library import autocast, call, lib, native, taken
 from dynkern.ops.sliced_conv2d import backward as dense_backward
 from dynkern.ops.ternary_conv2d import reference
@@ -47,8 +48,9 @@ def ternary_conv2d(
             sub-net runs from the one packed weight.
 
     Returns:
-        (N, active outputs, H', W') or (active outputs, H', W'), contiguous, of the dtype of ``x``. float32 on the CPU
-        runs dynkern's kernel; other dtypes and devices run PyTorch on the unpacked weight, which is logged once.
+        (N, active outputs, H', W') or (active outputs, H', W'), contiguous (on a GPU channels_last where ``x`` is), of
+        the dtype of ``x``. float32 on the CPU, and float32, float16 and bfloat16 on a GPU, run dynkern's kernels; the
+        rest runs PyTorch on the unpacked weight, which is logged once.
 
     Raises:
         ValueError, TypeError: an argument has the wrong shape, dtype, device or range; the message names it.
@@ -92,6 +94,8 @@ def _run(
     out_index: Tensor | None,
 ) -> Tensor:
     where = (groups, out_channels, in_index, out_index)
+    if x.is_cuda:
+        return _on_gpu(x, packed, scale, bias, shape, geometry, *where)
     if packed.is_cpu:
         threads = torch.get_num_threads()
         lists = lists_of(packed, shape)
@@ -108,11 +112,14 @@ def _run(
 
 
 lib.impl("ternary_conv2d", _run, "CompositeExplicitAutograd")
+_on_gpu = dispatch.register("ternary_conv2d", _shape, reference.ternary_conv2d)
 
 
 @torch.library.register_fake("dynkern::ternary_conv2d", lib=lib)
 def _fake(x: Tensor, *args: Any) -> Tensor:
-    return x.new_empty(_shape(x, *args))
+    shape = _shape(x, *args)
+    form = layout.output_format(x)
+    return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=form)
 
 
 def _save(ctx: Any, inputs: tuple, output: Tensor) -> None:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from dynkern import _C
 from dynkern.ops import arguments, shapes
+from dynkern.ops.gpu import dispatch
 from dynkern.ops.library import autocast, call, lib, native, taken
 from dynkern.ops.sliced_linear import backward as dense_backward
 from dynkern.ops.ternary_linear import reference
@@ -42,8 +43,8 @@ def ternary_linear(
             packed weight.
 
     Returns:
-        (..., active outputs), contiguous, of the dtype of ``x``. float32 on the CPU runs dynkern's kernel; other dtypes
-        and devices run PyTorch on the unpacked weight, which is logged once.
+        (..., active outputs), contiguous, of the dtype of ``x``. float32 on the CPU, and float32, float16 and bfloat16
+        on a GPU, run dynkern's kernels; the rest runs PyTorch on the unpacked weight, which is logged once.
 
     Raises:
         ValueError, TypeError: an argument has the wrong shape, dtype, device or range; the message names it.
@@ -76,6 +77,8 @@ def _run(
     out_index: Tensor | None,
 ) -> Tensor:
     where = (out_features, in_index, out_index)
+    if isinstance(x, Tensor) and x.is_cuda:  # what is wrong is found below
+        return _on_gpu(x, packed, scale, bias, in_features, *where)
     if packed.is_cpu:
         threads = torch.get_num_threads()
         lists = lists_of(packed, (packed.shape[0], in_features))
@@ -92,6 +95,7 @@ def _run(
 
 
 lib.impl("ternary_linear", _run, "CompositeExplicitAutograd")
+_on_gpu = dispatch.register("ternary_linear", _shape, reference.ternary_linear)
 
 
 @torch.library.register_fake("dynkern::ternary_linear", lib=lib)

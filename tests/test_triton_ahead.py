@@ -1,0 +1,146 @@
+"""Every Triton kernel with every shipped configuration, compiled for GPUs that are not there."""
+
+from __future__ import annotations
+
+import itertools
+import multiprocessing
+from collections.abc import Callable, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from typing import Any
+from unittest import mock
+
+import pytest
+import torch
+
+triton = pytest.importorskip("triton")
+
+import ahead  # noqa: E402
+import ptx  # noqa: E402
+
+from dynkern.ops import TernaryWeight  # noqa: E402
+from dynkern.ops.gpu import configs  # noqa: E402
+from dynkern.ops.sliced_conv2d import triton as sliced  # noqa: E402
+from dynkern.ops.ternary_conv2d import triton as ternary  # noqa: E402
+from dynkern.ops.ternary_conv2d import triton_kernels as kernels  # noqa: E402
+
+CASES = {str(case): case for case in ahead.shipped_cases()}
+# What a block may use, by compute capability.
+SHARED = {(8, 0): 166912, (9, 0): 232448, (10, 0): 232448}
+SM_90 = (9, 0)
+# The compiler whose use of registers is judged; others use other ones.
+JUDGED = triton.__version__.startswith("3.6.")
+
+
+def build(case: Any) -> Any:
+    """In a worker; an error comes back as its text."""
+    try:
+        return ahead.build(case)
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+
+
+@pytest.fixture(scope="module")
+def built() -> Mapping[str, Any]:
+    """All cases, compiled by two processes: a compilation uses one core."""
+    with ProcessPoolExecutor(2, multiprocessing.get_context("forkserver")) as pool:
+        return dict(zip(CASES, pool.map(build, CASES.values()), strict=True))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_it_compiles_well(built: Mapping[str, Any], name: str) -> None:
+    """It compiles, spills nothing, fits the shared memory and uses tensor cores, Hopper's own where tiles allow."""
+    case, made = CASES[name], built[name]
+    assert not isinstance(made, str), made
+    assert made.stack == 0 or not JUDGED, f"{made.registers} registers and {made.stack} bytes of stack"
+    assert made.shared <= SHARED[case.capability]
+    if case.op == configs.DEPTHWISE:
+        assert not made.tensor_core()
+        return
+    assert made.tensor_core()
+    first_factor = case.config.block_o if case.op.startswith("ternary") else case.config.block_p
+    if case.capability == SM_90 and first_factor >= 64:
+        assert "wgmma" in made.tensor_core()
+    direct = case.op.startswith("ternary") and case.dtype != "float32" and case.last and case.width == "wide"
+    if direct and case.capability == SM_90:
+        # Decoded weights go from registers into the tensor core: only the epilogue writes to shared memory.
+        loop = made.ptx[: made.ptx.rindex("wgmma.mma_async")]
+        assert "st.shared" not in loop
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_quantize_compiles(dtype: torch.dtype) -> None:
+    args = (torch.zeros(4, dtype=dtype), torch.zeros(4, dtype=torch.int8), torch.zeros(1), 4)
+    made = ahead.build_launch(kernels.quantize_kernel, args, {"BLOCK": 1024, "num_warps": 4}, SM_90)
+    assert made.stack == 0
+
+
+def variants(call: Callable[[], Any], module: Any, name: str) -> tuple[Any, ...]:
+    """What Triton would compile anew for: everything of a launch but the numbers that are not specialised."""
+    recorder = ahead.Recorder(getattr(module, name))
+    with mock.patch.object(module, name, recorder):
+        call()
+    assert recorder.options, "nothing was launched"
+    for parameter, value in zip(recorder.kernel.params, recorder.args, strict=False):
+        if isinstance(value, (int, float)):
+            assert parameter.do_not_specialize
+    tensors = tuple(None if t is None else str(t.dtype) for t in recorder.args if not isinstance(t, (int, float)))
+    return tensors, tuple(sorted(recorder.options.items()))
+
+
+LAYERS = [(16, 3, 3), (16, 16, 3), (64, 64, 3), (96, 24, 1), (128, 64, 3), (320, 320, 3), (512, 2048, 1)]
+
+
+@pytest.mark.parametrize("last", [False, True])
+@pytest.mark.parametrize("layer", LAYERS)
+@pytest.mark.parametrize("pixels", [(1, 4), (8, 48)])
+def test_two_variants_at_most_over_all_widths(layer: tuple[int, int, int], last: bool, pixels: tuple[int, int]) -> None:
+    """Every number of channels, also odd ones, of every layer, for every kind of weight."""
+    outputs, inputs, side = layer
+    form = torch.channels_last if last else torch.contiguous_format
+    weight = torch.zeros(outputs, inputs, side, side, dtype=torch.float16).contiguous(memory_format=form)
+    packed = TernaryWeight.pack(weight.float())
+    pad = side // 2
+    geometry = (1, 1, pad, pad, pad, pad, 1, 1)
+    seen: dict[str, set[Any]] = {"dense": set(), "ternary": set()}
+    widths = sorted({*range(1, 10), *(max(1, round(i * 0.05 * outputs)) for i in range(1, 21))})
+    for width in (w for w in widths if w <= outputs):
+        active = max(1, round(inputs * width / outputs))
+        x = torch.zeros(pixels[0], active, pixels[1], pixels[1], dtype=torch.float16).contiguous(memory_format=form)
+        if last and active == 1:
+            continue  # one channel has no order in memory
+        where = (geometry, 1, width, None, None)
+        dense = lambda x=x, where=where: sliced.run(x, weight, None, *where)  # noqa: E731
+        seen["dense"].add(variants(dense, sliced, "conv_kernel"))
+        if outputs * inputs < 2**17:
+            args = (x, packed.packed, packed.scale, None, packed.shape, *where)
+            small = lambda args=args: ternary.run(*args)  # noqa: E731
+            seen["ternary"].add(variants(small, ternary, "ternary_kernel"))
+    assert len(seen["dense"]) <= 2
+    assert len(seen["ternary"]) <= 2
+
+
+@pytest.mark.parametrize("pack", [2, 4])
+@pytest.mark.parametrize("kind", ["BF16", "FP16"])
+def test_half_precision_decoding(kind: str, pack: int) -> None:
+    """The PTX, carried out here, on every byte in every place."""
+    dtype = torch.bfloat16 if kind == "BF16" else torch.float16
+    text = getattr(kernels, f"{kind}_PTX{pack}").value
+    decoded = {0: 0, 1: 1, 2: -2, 3: -1}  # two's complement; 2 does not occur
+    for place, byte in itertools.product(range(pack), range(256)):
+        if any(byte >> 2 * quarter & 3 == 2 for quarter in range(4)):
+            continue
+        word = 0x4D1CC731 & ((1 << 8 * pack) - 1) & ~(0xFF << 8 * place) | byte << 8 * place
+        registers = ptx.run(text, [word], 2 * pack)
+        for quarter in range(4):
+            part = registers[quarter * pack // 2 : (quarter + 1) * pack // 2]
+            got = [float(v) for register in part for v in ptx.halves(register, dtype)]
+            assert got == [decoded[word >> 8 * i + 2 * quarter & 3] for i in range(pack)]
+
+
+def test_int8_decoding() -> None:
+    """The PTX, carried out here, on every byte in every place."""
+    for place, byte in itertools.product(range(4), range(256)):
+        word = 0x4D1CC731 & ~(0xFF << 8 * place) | byte << 8 * place
+        for quarter, register in enumerate(ptx.run(kernels.INT8_PTX.value, [word], 4)):
+            got = [v - 256 if v > 127 else v for v in register.to_bytes(4, "little")]
+            assert got == [{0: 0, 1: 1, 2: -2, 3: -1}[word >> 8 * i + 2 * quarter & 3] for i in range(4)]
