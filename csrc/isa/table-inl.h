@@ -17,6 +17,7 @@ namespace {
 
 #include DYNKERN_SIMD
 #include "simd/vector.h"
+#include "simd/bytes.h"
 #include "ops/activation-inl.h"
 #include "ops/pixel_tiles-inl.h"
 #include "ops/depthwise_conv2d/kernel-inl.h"
@@ -25,6 +26,8 @@ namespace {
 #include "ops/sliced_conv2d/kernel-inl.h"
 #include "ops/sliced_linear/kernel-inl.h"
 #include "ops/ternary/kernel-inl.h"
+#include "ops/ternary_int8/ends-inl.h"
+#include "ops/ternary_int8/sums-inl.h"
 #include "ops/winograd/kernel-inl.h"
 
 #define DYNKERN_TEXT(name) #name
