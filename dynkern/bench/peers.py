@@ -29,8 +29,12 @@ LABELS = {
     "eager": "PyTorch",
     "eager_sliced": "eager, sliced per call",
     "eager_extracted": "eager, extracted",
+    "dynkern_int8": "dynkern, int8 activations",
     "torch_dense": "torch, dense float32",
     "torch_sparse": "torch, sparse CSR",
+    "torch_int8": "torch, dynamic int8",
+    "onnxruntime_int8": "ONNX Runtime, dynamic int8",
+    "onnxruntime_2bit": "ONNX Runtime, 2-bit weights",
     "torch_compile": "torch.compile",
     "onnxruntime": "ONNX Runtime",
     "openvino": "OpenVINO",
@@ -53,7 +57,7 @@ class Subject:
     def onnx(self) -> bytes:
         """The module in ONNX form, for inputs of just this shape."""
         file = io.BytesIO()
-        with _quiet():
+        with quiet():
             # The older exporter takes a tenth of the time of the newer one, and these networks need no more.
             export: Any = torch.onnx.export
             export(self.module, (self.x,), file, input_names=["x"], output_names=["y"], dynamo=False)
@@ -75,6 +79,13 @@ def compiled(subject: Subject, threads: int) -> Call:
 
 def onnxruntime(subject: Subject, threads: int) -> Call:
     """ONNX Runtime on the CPU."""
+    session = onnx_session(subject.onnx, threads)
+    inputs = {"x": subject.x.numpy()}
+    return lambda: session.run(None, inputs)[0]
+
+
+def onnx_session(model: bytes, threads: int) -> Any:
+    """ONNX Runtime with ``model``."""
     import onnxruntime as ort
 
     options = ort.SessionOptions()
@@ -83,9 +94,7 @@ def onnxruntime(subject: Subject, threads: int) -> Call:
     options.log_severity_level = 3
     # Its threads spin inside a call as usual, but not on into the samples of the next variant.
     options.add_session_config_entry("session.force_spinning_stop", "1")
-    session = ort.InferenceSession(subject.onnx, options, providers=["CPUExecutionProvider"])
-    inputs = {"x": subject.x.numpy()}
-    return lambda: session.run(None, inputs)[0]
+    return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
 def openvino(subject: Subject, threads: int) -> Call:
@@ -107,7 +116,7 @@ def sparse(subject: Subject, threads: int) -> Call:
     """A linear layer as PyTorch's sparse matrix (CSR) times the dense input; the transposes are part of it."""
     if not isinstance(subject.module, nn.Linear) or subject.module.bias is not None:
         raise TypeError(f"subject: expected a Linear layer without bias, got {subject.module}")
-    with _quiet():
+    with quiet():
         weight = subject.module.weight.detach().to_sparse_csr()
     x = subject.x
     return lambda: (weight @ x.t()).t()
@@ -209,7 +218,7 @@ def sliced_twin(net: nn.Module, plain: nn.Module) -> nn.Module:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Without warnings and log lines, which would run into the progress bar."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)

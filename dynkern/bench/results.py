@@ -15,7 +15,10 @@ SUITES = ("width", "sparsity", "real")
 STATUSES = ("ok", "wrong", "failed")
 # dynkern's own variants: the drop-in modules (or a packed layer), and the engine.
 MODULES, ENGINE = "dynkern", "engine"
-OURS = (MODULES, ENGINE)
+INT8 = "dynkern_int8"
+OURS = (MODULES, INT8, ENGINE)
+# Baselines with activations of 8 bits, of ternary layers.
+LOW_BITS = ("torch_int8", "onnxruntime_int8", "onnxruntime_2bit")
 # Baselines that have the whole network as one program, as the engine does.
 RUNTIMES = ("torch_compile", "onnxruntime", "openvino")
 
@@ -23,9 +26,11 @@ RUNTIMES = ("torch_compile", "onnxruntime", "openvino")
 def rival(variant: str, suite: str) -> str:
     """Which of ours the baseline ``variant`` is compared with: like with like.
 
-    A runtime is compared with the engine, PyTorch's eager modules with the drop-in modules. Single layers, in the suite
-    ``"sparsity"``, have no engine.
+    Quantised activations are compared with quantised ones. A runtime is compared with the engine, PyTorch's eager
+    modules with the drop-in modules. Single layers, in the suite ``"sparsity"``, have no engine.
     """
+    if variant in LOW_BITS:
+        return INT8
     return ENGINE if suite == "width" and variant in RUNTIMES else MODULES
 
 

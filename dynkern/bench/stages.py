@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from typing import TypeVar
 
@@ -14,10 +14,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dynkern import models, ops
-from dynkern.bench import peers
+from dynkern.bench import low_bits, peers
 from dynkern.bench.cases import Point, TernaryCase, WidthCase
 from dynkern.bench.peers import Call, Choice, Subject
-from dynkern.bench.results import ENGINE, MODULES
+from dynkern.bench.results import ENGINE, INT8, LOW_BITS, MODULES
 from dynkern.count import count
 from dynkern.engine import Compiled, compile
 from dynkern.nn.packed import PackedTernaryConv2d, PackedTernaryLinear
@@ -25,6 +25,9 @@ from dynkern.nn.selection import Key
 from dynkern.subnets import calibrate_bn, extract, select, slim
 
 EPS = torch.finfo(torch.float32).eps
+# Of the sum of magnitudes behind an output: half a step of 1/127 (some baselines: 1/64) of the greatest input, which is
+# several times the mean magnitude.
+QUANTISED = 0.04
 # Images that give the batch norms of random networks statistics, so that activations neither vanish nor explode.
 CALIBRATION = (8, 64)
 
@@ -40,6 +43,7 @@ class Task:
         variants: by name, what prepares each of them.
         error: how far an output is from the right one.
         tolerance: what that may be.
+        loose: by name, what it may be of those variants that quantise activations.
         macs, dense_macs: see :class:`dynkern.bench.results.Row`.
     """
 
@@ -48,6 +52,7 @@ class Task:
     tolerance: float
     macs: int
     dense_macs: int
+    loose: Mapping[str, float] = field(default_factory=dict)
 
 
 class WidthStage:
@@ -132,10 +137,15 @@ class TernaryStage:
         subject = Subject(_plain_layer(signs.float()), x)
         variants: dict[str, Build] = {
             MODULES: lambda: peers.eager(Subject(self.packed(point.value), x), point.threads),
+            INT8: lambda: peers.eager(Subject(self.packed(point.value, "int8"), x), point.threads),
             "torch_dense": lambda: peers.eager(subject, point.threads),
         }
         if self.case.size is None:
             variants["torch_sparse"] = lambda: peers.sparse(subject, point.threads)
+        wanted = {peer.package for peer in self.choice.wanted}
+        for peer in low_bits.PEERS if self.case.size is None and point.value in self.case.dense_peers else ():
+            if peer.package in wanted or (wanted and peer.package == "torch"):
+                variants[peer.variant] = lambda peer=peer: peer.build(subject, point.threads)  # type: ignore[misc]
         for peer in self.choice.wanted:
             if self.choice.everywhere or (peer.variant != "torch_compile" and point.value in self.case.dense_peers):
                 variants[peer.variant] = lambda peer=peer: peer.build(subject, point.threads)  # type: ignore[misc]
@@ -146,11 +156,14 @@ class TernaryStage:
             EPS * signs[0].numel(),
             per_weight * int(signs.count_nonzero()),
             per_weight * signs.numel(),
+            dict.fromkeys((INT8, *LOW_BITS), QUANTISED),
         )
 
-    def _packed(self, zeros: float) -> nn.Module:
+    def _packed(self, zeros: float, activation: str = "float32") -> nn.Module:
         weight = ops.TernaryWeight.pack(self.signs(zeros))
-        return PackedTernaryLinear(weight) if self.case.size is None else PackedTernaryConv2d(weight, padding=1)
+        layer = PackedTernaryLinear(weight) if self.case.size is None else PackedTernaryConv2d(weight, padding=1)
+        layer.activation = activation
+        return layer
 
     def _inputs(self, batch: int) -> Tensor:
         return _random(batch, *self.case.input_shape)
