@@ -43,27 +43,58 @@ void quantize_row(const QuantizeRow& a) {
   for (; i < a.count; ++i) a.q[i] = static_cast<int8_t>(quantized(splat(a.x[i]), inverse)[0]);
 }
 
+// Rows of kLanes values become columns: every round interleaves the two halves of the list of rows.
+inline void transpose_square(Vec (&rows)[kLanes]) {
+#pragma GCC unroll 4
+  for (int round = 1; round < kLanes; round *= 2) {
+    Vec next[kLanes];
+#pragma GCC unroll 8
+    for (int i = 0; i < kLanes / 2; ++i) {
+      next[2 * i] = interleave_low(rows[i], rows[i + kLanes / 2]);
+      next[2 * i + 1] = interleave_high(rows[i], rows[i + kLanes / 2]);
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < kLanes; ++i) rows[i] = next[i];
+  }
+}
+
+// Pixels [p, p + pixels) of 4 channels, one word each.
+inline IntVec quantized_words(const QuantizeImageRow& a, int64_t c, int64_t p, int64_t pixels) {
+  IntVec words = {};
+  for (int i = 0; i < 4; ++i) {
+    if (a.offset[c + i] < 0) continue;
+    const float* x = a.x + a.offset[c + i] + p;
+    Vec values = {};
+    if (pixels == kLanes) {
+      values = load(x);
+    } else {
+      for (int64_t l = 0; l < pixels; ++l) values[l] = x[l];
+    }
+    words |= (quantized(values, splat(a.inverse)) & 255) << (8 * i);
+  }
+  return words;
+}
+
 void quantize_image_row(const QuantizeImageRow& a) {
-  const Vec inverse = splat(a.inverse);
-  for (int64_t c = 0; c < a.channels; c += 4) {
+  // Squares of kLanes pixels by kLanes words. The last channels come first: whole vectors are stored, whose
+  // ends fall on what is written after them.
+  const int8_t* const end = a.q + a.width * a.pixel_stride;
+  constexpr int64_t kChannels = 4 * kLanes;
+  for (int64_t first = (a.channels - 1) / kChannels * kChannels; first >= 0; first -= kChannels) {
+    const int64_t bytes = a.channels - first < kChannels ? a.channels - first : kChannels;
     for (int64_t p = 0; p < a.width; p += kLanes) {
       const int64_t pixels = a.width - p < kLanes ? a.width - p : kLanes;
-      IntVec words = {};
-      for (int i = 0; i < 4; ++i) {
-        if (a.offset[c + i] < 0) continue;
-        const float* x = a.x + a.offset[c + i] + p;
-        Vec values = {};
-        if (pixels == kLanes) {
-          values = load(x);
-        } else {
-          for (int64_t l = 0; l < pixels; ++l) values[l] = x[l];
-        }
-        words |= (quantized(values, inverse) & 255) << (8 * i);
-      }
-      int8_t* q = a.q + p * a.pixel_stride + c;
+      Vec square[kLanes] = {};
+      for (int64_t c = 0; c < bytes; c += 4)
+        square[c / 4] = reinterpret_cast<Vec>(quantized_words(a, first + c, p, pixels));
+      transpose_square(square);
       for (int64_t l = 0; l < pixels; ++l) {
-        const int32_t word = words[l];
-        __builtin_memcpy(q + l * a.pixel_stride, &word, 4);
+        int8_t* q = a.q + (p + l) * a.pixel_stride + first;
+        if (q + kChannels <= end) {
+          store_codes(q, reinterpret_cast<IntVec>(square[l]));
+        } else {
+          __builtin_memcpy(q, &square[l], static_cast<size_t>(bytes));
+        }
       }
     }
   }
@@ -98,21 +129,6 @@ inline float finished_one(const TernaryFinish& a, int64_t row, int64_t output) {
   if (a.scale != nullptr) scale = unfused(scale * a.scale[output]);
   const Vec y = unfused(scale * static_cast<float>(a.sums[row * a.sums_row + output]));
   return (a.bias != nullptr ? y + a.bias[output] : y)[0];
-}
-
-// Rows of kLanes values become columns: every round interleaves the two halves of the list of rows.
-inline void transpose_square(Vec (&rows)[kLanes]) {
-#pragma GCC unroll 4
-  for (int round = 1; round < kLanes; round *= 2) {
-    Vec next[kLanes];
-#pragma GCC unroll 8
-    for (int i = 0; i < kLanes / 2; ++i) {
-      next[2 * i] = interleave_low(rows[i], rows[i + kLanes / 2]);
-      next[2 * i + 1] = interleave_high(rows[i], rows[i + kLanes / 2]);
-    }
-#pragma GCC unroll 16
-    for (int i = 0; i < kLanes; ++i) rows[i] = next[i];
-  }
 }
 
 void ternary_finish(const TernaryFinish& a) {

@@ -106,7 +106,7 @@ TernaryTiles::TernaryTiles(const Int8Operand& weight, TernaryPlan plan, int64_t 
 }
 
 size_t TernaryTiles::bytes() const {
-  return tile_bytes_ + static_cast<size_t>(kListRows * kChunk + kListRows) * sizeof(int32_t);
+  return tile_bytes_ + static_cast<size_t>(kListRows * kSumsRow + kListRows) * sizeof(int32_t);
 }
 
 void TernaryTiles::put(unsigned char* work, int rows, int r, const int8_t* x) const {
@@ -148,7 +148,7 @@ void TernaryTiles::lists(unsigned char* work, int rows, int64_t of_weight, int64
   a.outputs = count;
   a.rows = rows;
   a.sums = sums_of(work);
-  a.sums_row = kChunk;
+  a.sums_row = kSumsRow;
   kernels().ternary_short_lists(a);
 }
 
@@ -157,8 +157,8 @@ void TernaryTiles::fill(Run& run, unsigned char* work, int rows, int first_row, 
                         const TernaryResults* results) const {
   run.groups = groups;
   run.rows = rows;
-  run.sums = results == nullptr ? sums_of(work) + first_row * kChunk : nullptr;
-  run.sums_row = kChunk;
+  run.sums = results == nullptr ? sums_of(work) + first_row * kSumsRow : nullptr;
+  run.sums_row = kSumsRow;
   if (results == nullptr) return;
   run.results = *results;
   run.results.y += first_row * results->y_row;
@@ -202,7 +202,7 @@ void TernaryTiles::run(unsigned char* work, int rows, int64_t group, int64_t of_
   const int64_t of_group = weight_.layouts.outputs() / groups_, base = groups_ > 1 ? of_weight * of_group : 0;
   TernaryFinish finish;
   finish.sums = sums_of(work);
-  finish.sums_row = kChunk;
+  finish.sums_row = kSumsRow;
   finish.rows = rows;
   finish.row_scale = out.row_scale;
   finish.y_row = out.y_row;

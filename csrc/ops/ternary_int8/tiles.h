@@ -62,6 +62,8 @@ class TernaryTiles {
 
   static constexpr int kMostRows = kListRows;
   static constexpr int64_t kChunk = 32 * kGroupOutputs;  // outputs whose sums stay in the first-level cache
+  // Between the sums of two rows: no power of two, or those of all rows would compete for the same lines.
+  static constexpr int64_t kSumsRow = kChunk + 16;
 
  private:
   static constexpr int kTileRows = 16;
@@ -78,7 +80,7 @@ class TernaryTiles {
   void fill(Run& run, unsigned char* work, int rows, int first_row, int64_t groups,
             const TernaryResults* results) const;
   int32_t* sums_of(unsigned char* work) const { return reinterpret_cast<int32_t*>(work + tile_bytes_); }
-  int32_t* starts_of(unsigned char* work) const { return sums_of(work) + kListRows * kChunk; }
+  int32_t* starts_of(unsigned char* work) const { return sums_of(work) + kListRows * kSumsRow; }
 
   const Int8Operand& weight_;
   TernaryKernel kernel_;
