@@ -279,3 +279,34 @@ def test_the_table_is_for_every_isa() -> None:
 
 def test_the_names_are_public() -> None:
     assert ops.ternary_linear is ternary_linear
+
+
+def structured(kind: str, outputs: int, inputs: int) -> Tensor:
+    """Masks of a quarter nonzeros or fewer that are not random."""
+    dense = ternary((outputs, inputs), 0.5, 3)
+    if kind == "empty outputs":
+        dense[torch.randperm(outputs)[: outputs // 2]] = 0
+    elif kind == "empty inputs":
+        dense[:, torch.randperm(inputs)[: inputs // 2]] = 0
+    else:
+        dense[torch.rand(outputs, inputs) < torch.rand(outputs, 1)] = 0
+    return dense
+
+
+@pytest.mark.parametrize("kind", ["empty outputs", "empty inputs", "uneven outputs"])
+def test_structured_masks(isa: str, kind: str) -> None:
+    """Outputs of very different density run in an order of their own, sliced or not."""
+    dense, x = structured(kind, 1050, 140), torch.randn(18, 140)
+    packed, index = packed_of(dense), torch.randperm(1050)[:300]
+    for where in ((None, None, None), (700, None, None), (None, None, index), (530, torch.randperm(140), None)):
+        args = (x, packed, torch.rand(1050) + 0.5, torch.randn(1050), 140, *where, None, True)
+        expected = linear_reference.ternary_linear_int8(*args)
+        for kernel in KERNELS:
+            assert torch.equal(linear_int8.run(*args, kernel), expected), kernel
+    shape = (60, 20, 3, 3)
+    filters = packed_of(structured(kind, 60, 180).view(shape))
+    rest = (2, None, None, None, None, True)
+    conv = (torch.randn(2, 40, 6, 6), filters, None, None, shape, (1, 1, 1, 1, 1, 1, 1, 1), *rest)
+    expected = conv_reference.ternary_conv2d_int8(*conv)
+    for kernel in KERNELS:
+        assert torch.equal(conv_int8.run(*conv, kernel), expected), kernel

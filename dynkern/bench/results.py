@@ -50,7 +50,8 @@ class Row:
         status: ``"ok"``; ``"wrong"`` (outputs differ from the reference: no time is given); ``"failed"``.
         reason: why the status is not ``"ok"``.
         error: largest difference from the float64 reference, relative (to the largest output of a network, or to the
-            sum of magnitudes behind each output of a layer).
+            sum of magnitudes behind each output of a layer; with quantised activations, to the greatest input times
+            the weights of an output that are not zero).
         tolerance: what ``error`` may be: the unit round-off times the number of terms summed.
         median_s, p20_s, p80_s: seconds per call.
         rounds: samples taken.

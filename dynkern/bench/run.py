@@ -88,11 +88,10 @@ def run(point: Point, task: Task, share: Callable[[], float]) -> list[Row]:
         try:
             call = build()
             with torch.inference_mode():
-                error = task.error(torch.as_tensor(call()))
+                error, tolerance = task.judge(name, torch.as_tensor(call()))
         except Exception as failure:
             rows[name] |= {"status": "failed", "reason": first_line(failure)}
             continue
-        tolerance = task.loose.get(name, task.tolerance)
         rows[name] |= {"error": digits(error) if math.isfinite(error) else None, "tolerance": digits(tolerance)}
         if error <= tolerance:
             ready[name] = call

@@ -25,9 +25,9 @@ from dynkern.nn.selection import Key
 from dynkern.subnets import calibrate_bn, extract, select, slim
 
 EPS = torch.finfo(torch.float32).eps
-# Of the sum of magnitudes behind an output: half a step of 1/127 (some baselines: 1/64) of the greatest input, which is
-# several times the mean magnitude.
-QUANTISED = 0.04
+# Half a step, of 1/127 or with some baselines 2/127 of the greatest input, for each input that is not skipped, and a
+# little for rounding.
+QUANTISED = 1.01 / 127
 # Images that give the batch norms of random networks statistics, so that activations neither vanish nor explode.
 CALIBRATION = (8, 64)
 
@@ -43,7 +43,7 @@ class Task:
         variants: by name, what prepares each of them.
         error: how far an output is from the right one.
         tolerance: what that may be.
-        loose: by name, what it may be of those variants that quantise activations.
+        quantised: by name, the error of those variants that quantise activations, which may be :data:`QUANTISED`.
         macs, dense_macs: see :class:`dynkern.bench.results.Row`.
     """
 
@@ -52,7 +52,13 @@ class Task:
     tolerance: float
     macs: int
     dense_macs: int
-    loose: Mapping[str, float] = field(default_factory=dict)
+    quantised: Mapping[str, Callable[[Tensor], float]] = field(default_factory=dict)
+
+    def judge(self, name: str, y: Tensor) -> tuple[float, float]:
+        """How far an output of that variant is from the right one, and what that may be."""
+        if name in self.quantised:
+            return self.quantised[name](y), QUANTISED
+        return self.error(y), self.tolerance
 
 
 class WidthStage:
@@ -156,8 +162,14 @@ class TernaryStage:
             EPS * signs[0].numel(),
             per_weight * int(signs.count_nonzero()),
             per_weight * signs.numel(),
-            dict.fromkeys((INT8, *LOW_BITS), QUANTISED),
+            dict.fromkeys((INT8, *LOW_BITS), lambda y: self._quantised(y, signs, x, reference)),
         )
+
+    def _quantised(self, y: Tensor, signs: Tensor, x: Tensor, reference: Tensor) -> float:
+        """The error relative to the greatest input times the weights of an output that are not zero."""
+        most = float(x.abs().max()) * signs.flatten(1).count_nonzero(1).double()
+        most = most if self.case.size is None else most[:, None, None]
+        return float(((y.double() - reference).abs() / most.clamp_min(1e-300)).max())
 
     def _packed(self, zeros: float, activation: str = "float32") -> nn.Module:
         weight = ops.TernaryWeight.pack(self.signs(zeros))

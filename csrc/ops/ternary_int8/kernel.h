@@ -51,10 +51,11 @@ struct TernaryLookupRun {
   const uint16_t* base;
   const uint32_t* begin;  // groups + 1: the steps of each group
   int64_t groups;
-  const uint8_t* x;      // [block][row][64], 128 + q; one block more than there are
-  int rows;              // 1 to kByteRows
-  const int32_t* start;  // one per output: minus 128 times the sum of its weights
-  int32_t* sums;         // [rows][sums_row]; null: results instead
+  const uint8_t* x;       // [block][row][64], 128 + q; one block more than there are
+  int rows;               // 1 to kByteRows
+  const uint16_t* order;  // null, or of each output its place among the sums
+  const int32_t* start;   // one per output: minus 128 times the sum of its weights
+  int32_t* sums;          // [rows][sums_row]; null: results instead
   int64_t sums_row;
   TernaryResults results;
 };

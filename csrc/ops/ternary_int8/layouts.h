@@ -16,6 +16,9 @@
 
 namespace dynkern {
 
+// Outputs whose sums stay in the first-level cache.
+constexpr int64_t kOutputChunk = 512;
+
 // The part of a weight that a layout holds.
 struct TernaryPart {
   int64_t inputs;  // the first ones of each group
@@ -38,8 +41,12 @@ struct LookupLayout {
   std::vector<uint16_t> base;
   std::vector<uint32_t> begin;
   std::vector<int32_t> start;  // one per padded output
+  // Which output of its chunk each of them is; empty if they stand in order.
+  std::vector<uint16_t> order;
 
-  size_t bytes() const { return index.size() + base.size() * 2 + begin.size() * 4 + start.size() * 4; }
+  size_t bytes() const {
+    return index.size() + (base.size() + order.size()) * 2 + (begin.size() + start.size()) * 4;
+  }
 };
 
 class TernaryLayouts {
@@ -64,9 +71,11 @@ class TernaryLayouts {
 
  private:
   using Entries = std::vector<uint32_t>;  // place in the row * 2 + 1 if minus, sorted
-  // Calls f with the entries of 16 outputs, for all of them.
+  // Calls f with the entries of 16 outputs, for all of them; `order` as in LookupLayout.
   template <class F>
-  void for_groups(const uint8_t* packed, TernaryPart part, F&& f) const;
+  void for_groups(const uint8_t* packed, TernaryPart part, const std::vector<uint16_t>& order, F&& f) const;
+  // The order by numbers of nonzeros, if steps then have much fewer places that nothing fills.
+  std::vector<uint16_t> order_of(const uint8_t* packed, TernaryPart part) const;
   DenseLayout make_dense(const uint8_t* packed, TernaryPart part) const;
   LookupLayout make_lookup(const uint8_t* packed, TernaryPart part) const;
 

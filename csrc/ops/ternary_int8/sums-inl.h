@@ -97,6 +97,11 @@ void lookup_rows(const TernaryLookupRun& a) {
     for (int r = 0; r < R; ++r) {
       alignas(64) int32_t sums[kGroupOutputs];
       *reinterpret_cast<Words16*>(sums) = sum[r];
+      if (a.order != nullptr) {
+        const uint16_t* place = a.order + g * kGroupOutputs;
+        for (int o = 0; o < kGroupOutputs; ++o) a.sums[r * a.sums_row + place[o]] = sums[o];
+        continue;
+      }
       for (int v = 0; v < kGroupOutputs; v += kLanes)
         put_sums(a, r, g * kGroupOutputs + v, load_codes(sums + v));
     }

@@ -191,6 +191,7 @@ void TernaryTiles::sums(unsigned char* work, int rows, int64_t of_weight, int64_
       a.begin = lookup_->begin.data() + group;
       a.x = part;
       a.start = lookup_->start.data() + group * kGroupOutputs;
+      a.order = lookup_->order.empty() ? nullptr : lookup_->order.data() + group * kGroupOutputs;
       fill(a, work, rows_now, r, groups, results);
       kernels().ternary_lookup(a);
     }
@@ -209,13 +210,14 @@ void TernaryTiles::run(unsigned char* work, int rows, int64_t group, int64_t of_
   finish.y_output = out.y_output;
   auto scaled = [&](const float* all, int64_t output) { return all == nullptr ? nullptr : all + output; };
   const bool select = weight_.out_index != nullptr && groups_ == 1 && kernel_ != TernaryKernel::kLists;
+  const bool ordered = lookup_ != nullptr && !lookup_->order.empty();
   // With an index set of outputs, chunks are of the full weight, and each result finds its own place.
   const int64_t end = select ? of_group : end_output;
   for (int64_t first = select ? 0 : first_output; first < end; first += kChunk) {
     const int64_t count = std::min(kChunk, end - first);
     if (!select) {
       int64_t direct = 0;
-      if (kernel_ != TernaryKernel::kLists && out.y_output == 1) {
+      if (kernel_ != TernaryKernel::kLists && out.y_output == 1 && !ordered) {
         // Whole groups at once; what is left over has no room for a whole vector of results.
         direct = count / kGroupOutputs * kGroupOutputs;
         const TernaryResults results{out.y + group * outputs_ + first, out.y_row, out.row_scale,
@@ -223,7 +225,9 @@ void TernaryTiles::run(unsigned char* work, int rows, int64_t group, int64_t of_
         if (direct > 0) sums(work, rows, of_weight, first, direct, &results);
         if (direct == count) continue;
       }
-      sums(work, rows, of_weight, first + direct, count - direct);
+      // Out of order, any output may be in any group of the chunk.
+      sums(work, rows, of_weight, first + direct,
+           ordered ? std::min(kChunk, of_group - first) : count - direct);
       const int64_t from = first + direct;
       finish.outputs = count - direct;
       finish.scale = scale_ ? scale_->from(from) : scaled(weight_.scale, base + from);

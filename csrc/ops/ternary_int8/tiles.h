@@ -61,7 +61,7 @@ class TernaryTiles {
            int64_t end_output, const RowsOutput& out) const;
 
   static constexpr int kMostRows = kListRows;
-  static constexpr int64_t kChunk = 32 * kGroupOutputs;  // outputs whose sums stay in the first-level cache
+  static constexpr int64_t kChunk = kOutputChunk;
   // Between the sums of two rows: no power of two, or those of all rows would compete for the same lines.
   static constexpr int64_t kSumsRow = kChunk + 16;
 
