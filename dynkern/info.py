@@ -83,12 +83,15 @@ def info() -> Info:
 
 def skipping(table: Sequence[BreakEven]) -> str:
     """In words: which kernel skips zeros, and from which share of them on, for each number of rows."""
-    words = {}
-    for row in table:
-        if row["zeros"] < 1:
-            # Later rows are those of greater weights.
-            words[row["rows"]] = f"{row['rows']} rows: {row['kernel']} from {row['zeros']:.0%} zeros"
-    return "; ".join(words.values()) or "ternary_dense always"
+    # Later rows of the table are those of greater weights.
+    largest = {row["rows"]: f"{row['kernel']} from {row['zeros']:.0%} zeros" for row in table if row["zeros"] < 1}
+    words: list[str] = []
+    last = ""
+    for rows, what in largest.items():
+        if what != last:
+            words.append(f"{rows} {'row' if rows == 1 else 'rows'} or more: {what}")
+            last = what
+    return "; ".join(words) or "ternary_dense always"
 
 
 def _cuda() -> tuple[str | None, str | None]:

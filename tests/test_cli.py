@@ -202,7 +202,7 @@ def test_bench_exits_with_1_if_our_output_is_wrong(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def off(point, task, share):
-        return run_point(point, type(task)(**{**vars(task), "error": lambda y: 0.5}), share)
+        return run_point(point, type(task)(**{**vars(task), "error": lambda y: 0.5, "quantised": {}}), share)
 
     monkeypatch.setattr("dynkern.bench.run.run", off)
     assert main(["bench", "--quick", "--suite", "sparsity", "--out", str(tmp_path)]) == 1

@@ -31,8 +31,8 @@ HEAD = {
     "sparsity": "[bold]Sparsity.[/] "
     + _HOW.format(
         faster="dynkern is, int8 activations against int8 activations",
-        relative="sum of magnitudes behind an output (with int8 activations, to the greatest input times the weights that "
-        "are not zero)",
+        relative="sum of magnitudes behind an output (with int8 activations, to the greatest input times the weights "
+        "that are not zero)",
     ),
     "real": "[bold]Trained network.[/] "
     + _HOW.format(faster="dynkern's modules are, like against like", relative="largest output"),
