@@ -14,6 +14,7 @@
 #include "ops/sliced_conv2d/op.h"
 #include "ops/sliced_linear/op.h"
 #include "ops/ternary/op.h"
+#include "ops/ternary_int8/op.h"
 #include "engine_bindings.h"
 #include "python_tensor.h"
 #ifdef DYNKERN_CUDA
@@ -206,6 +207,88 @@ py::object ternary_linear(py::handle x_, const TernaryLists& lists, py::handle s
   return result;
 }
 
+// The codes of a packed weight of those sizes; null if `object` is anything else.
+const uint8_t* codes_of(py::handle object, const TernaryLayouts& layouts) {
+  Tensor t;
+  const int64_t bytes = packed_row_bytes(layouts.inputs() * layouts.taps());
+  const bool fits = read(object, Torch::get().uint8, 2, t) && t.size[0] == layouts.outputs() &&
+                    t.size[1] == bytes && contiguous(t);
+  return fits ? static_cast<const uint8_t*>(t.data) : nullptr;
+}
+
+// What both operators with quantised activations take beside the shape of the call.
+bool read_int8(py::handle packed, py::handle scale, py::handle bias, Int8Operand& weight) {
+  weight.packed = codes_of(packed, weight.layouts);
+  const int64_t outputs = weight.layouts.outputs();
+  return weight.packed != nullptr && read_vector(scale, outputs, weight.scale) &&
+         read_vector(bias, outputs, weight.bias) &&
+         weight.layouts.inputs() * weight.layouts.taps() <= kMostInt8Inputs;
+}
+
+py::object ternary_linear_int8(py::handle x_, const TernaryLayouts& layouts, py::handle packed,
+                               py::handle scale, py::handle bias, py::handle out_features,
+                               py::handle in_index, py::handle out_index, double activation_scale,
+                               bool per_row, int threads, const std::string& kernel) {
+  Tensor x, y;
+  Int8Operand weight{layouts, nullptr};
+  if (!read(x_, Torch::get().float32, 2, x) || !read_int8(packed, scale, bias, weight) ||
+      layouts.taps() != 1 || (x.count() > 0 && x.size[1] > 1 && x.stride[1] != 1)) {
+    return py::none();
+  }
+  const IndexSet in(in_index), out(out_index);
+  const int64_t outputs = linear_outputs(x, layouts.outputs(), layouts.inputs(), out_features, in, out);
+  if (outputs < 1) return py::none();
+  py::object result = empty({x.size[0], outputs}, y);
+  weight.in_index = in.data();
+  weight.out_index = out.data();
+  weight.activation_scale = static_cast<float>(activation_scale);
+  weight.per_row = per_row;
+  if (!kernel.empty()) weight.kernel = kernel.c_str();
+  if (x.size[0] == 0) return result;
+  const TernaryLinearCall call{x.floats(),  x.size[0],  x.size[1], x.stride[0],
+                               x.stride[1], y.floats(), outputs,   threads};
+  py::gil_scoped_release release;
+  run_ternary_linear_int8(call, weight);
+  return result;
+}
+
+py::object ternary_conv2d_int8(py::handle x_, const TernaryLayouts& layouts, py::handle packed,
+                               py::handle scale, py::handle bias, int64_t kernel_height, int64_t kernel_width,
+                               py::handle geometry, int64_t groups, py::handle out_channels,
+                               py::handle in_index, py::handle out_index, double activation_scale,
+                               bool per_row, int threads, const std::string& kernel) {
+  Tensor x;
+  Int8Operand weight{layouts, nullptr};
+  if (!read(x_, Torch::get().float32, 4, x) || !read_int8(packed, scale, bias, weight) ||
+      kernel_height * kernel_width != layouts.taps() ||
+      (x.count() > 0 && x.size[3] > 1 && x.stride[3] != 1)) {
+    return py::none();
+  }
+  IndexSet in(in_index), out(out_index);
+  ConvCall call;
+  const ConvShape shape{layouts.outputs(), layouts.inputs(), {kernel_height, kernel_width}, groups};
+  if (!shape.fit(x, geometry, out_channels, in, out, call)) return py::none();
+  py::object result = conv_result(call, threads);
+  weight.in_index = in.data();
+  weight.out_index = out.data();
+  weight.activation_scale = static_cast<float>(activation_scale);
+  weight.per_row = per_row;
+  if (!kernel.empty()) weight.kernel = kernel.c_str();
+  if (call.batch == 0) return result;
+  py::gil_scoped_release release;
+  run_ternary_conv2d_int8(call, weight);
+  return result;
+}
+
+// rows, weights, kernel and share of zeros of every entry.
+void set_ternary_break_even(const std::string& isa,
+                            const std::vector<std::tuple<int64_t, int64_t, std::string, double>>& entries) {
+  std::vector<BreakEven> table;
+  for (const auto& [rows, weights, kernel, zeros] : entries)
+    table.push_back({rows, weights, ternary_kernel(kernel), zeros});
+  set_break_even(isa, std::move(table));
+}
+
 std::vector<std::string> isa_names() {
   std::vector<std::string> names;
   for (const KernelTable* table : available_isas()) names.emplace_back(table->isa);
@@ -222,16 +305,33 @@ std::vector<std::string> kernel_names() {
 
 }  // namespace
 
-TernaryLists make_lists(py::handle packed_, const std::vector<int64_t>& shape) {
+namespace {
+
+// Contiguous codes on the CPU of a weight of that shape, and its taps.
+const uint8_t* checked_codes(py::handle packed_, const std::vector<int64_t>& shape, int64_t& taps) {
   Tensor packed;
-  int64_t taps = 1;
+  taps = 1;
   for (size_t i = 2; i < shape.size(); ++i) taps *= shape[i];
   if (shape.size() < 2 || !read(packed_, Torch::get().uint8, 2, packed) || packed.size[0] != shape[0] ||
       packed.size[1] != packed_row_bytes(shape[1] * taps) || packed.stride[0] != packed.size[1]) {
     throw std::invalid_argument(
         "packed: expected contiguous uint8 codes on the CPU that fit the shape of the weight");
   }
-  return TernaryLists(static_cast<const uint8_t*>(packed.data), shape[0], shape[1], taps);
+  return static_cast<const uint8_t*>(packed.data);
+}
+
+}  // namespace
+
+TernaryLists make_lists(py::handle packed, const std::vector<int64_t>& shape) {
+  int64_t taps;
+  const uint8_t* codes = checked_codes(packed, shape, taps);
+  return TernaryLists(codes, shape[0], shape[1], taps);
+}
+
+TernaryLayouts make_layouts(py::handle packed, const std::vector<int64_t>& shape) {
+  int64_t taps;
+  const uint8_t* codes = checked_codes(packed, shape, taps);
+  return TernaryLayouts(codes, shape[0], shape[1], taps);
 }
 
 }  // namespace dynkern
@@ -250,6 +350,10 @@ PYBIND11_MODULE(_C, m) {
       .def(py::init(&dynkern::make_lists), py::arg("packed"), py::arg("shape"))
       .def_property_readonly("nonzeros", &dynkern::TernaryLists::nonzeros)
       .def_property_readonly("nbytes", &dynkern::TernaryLists::bytes);
+  py::class_<dynkern::TernaryLayouts>(m, "TernaryLayouts")
+      .def(py::init(&dynkern::make_layouts), py::arg("packed"), py::arg("shape"))
+      .def_property_readonly("nonzeros", &dynkern::TernaryLayouts::nonzeros)
+      .def_property_readonly("nbytes", &dynkern::TernaryLayouts::bytes);
   dynkern::bind_engine(m);
 #ifdef DYNKERN_CUDA
   m.attr("cuda_architectures") = DYNKERN_CUDA;
@@ -261,4 +365,10 @@ PYBIND11_MODULE(_C, m) {
   m.def("sliced_linear", dynkern::sliced_linear);
   m.def("ternary_conv2d", dynkern::ternary_conv2d);
   m.def("ternary_linear", dynkern::ternary_linear);
+  m.def("ternary_conv2d_int8", dynkern::ternary_conv2d_int8);
+  m.def("ternary_linear_int8", dynkern::ternary_linear_int8);
+  m.def("set_ternary_break_even", dynkern::set_ternary_break_even);
+  m.def("ternary_kernel", [](int64_t rows, int64_t weights, double zeros) {
+    return std::string(dynkern::name_of(dynkern::choose_ternary(rows, weights, zeros)));
+  });
 }

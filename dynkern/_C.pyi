@@ -16,6 +16,49 @@ class TernaryLists:
     @property
     def nbytes(self) -> int: ...
 
+class TernaryLayouts:
+    def __init__(self, packed: Tensor, shape: Sequence[int]) -> None: ...
+    @property
+    def nonzeros(self) -> int: ...
+    @property
+    def nbytes(self) -> int: ...
+
+def set_ternary_break_even(isa: str, entries: Sequence[tuple[int, int, str, float]], /) -> None: ...
+def ternary_kernel(rows: int, weights: int, zeros: float, /) -> str: ...
+def ternary_conv2d_int8(
+    x: Tensor,
+    layouts: TernaryLayouts,
+    packed: Tensor,
+    scale: Tensor | None,
+    bias: Tensor | None,
+    kernel_height: int,
+    kernel_width: int,
+    geometry: Sequence[int],
+    groups: int,
+    out_channels: int | None,
+    in_index: Tensor | None,
+    out_index: Tensor | None,
+    activation_scale: float,
+    per_row: bool,
+    threads: int,
+    kernel: str,
+    /,
+) -> Tensor | None: ...
+def ternary_linear_int8(
+    x: Tensor,
+    layouts: TernaryLayouts,
+    packed: Tensor,
+    scale: Tensor | None,
+    bias: Tensor | None,
+    out_features: int | None,
+    in_index: Tensor | None,
+    out_index: Tensor | None,
+    activation_scale: float,
+    per_row: bool,
+    threads: int,
+    kernel: str,
+    /,
+) -> Tensor | None: ...
 def sliced_conv2d(
     x: Tensor,
     weight: Tensor,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +13,8 @@ import torch
 
 import dynkern
 from dynkern import _C
+from dynkern.ops import break_even
+from dynkern.ops.break_even import BreakEven
 from dynkern.ops.gpu.dispatch import backends, why_cuda_is_off
 
 
@@ -25,6 +27,8 @@ class Info:
         isa: the instruction set whose kernels run (``DYNKERN_ISA`` forces one before the first import).
         isas: all that this build holds and this CPU has, the best last.
         kernels: the native kernels, each there for all of ``isas``.
+        ternary: where skipping zeros begins to pay on ``isa``, of layers with activations of 8 bits
+            (:mod:`dynkern.ops.break_even`).
         threads: how many threads PyTorch, and with it dynkern, uses.
         cuda: the name of the first CUDA device, or None.
         cuda_why_not: why there is no CUDA device; None where there is one.
@@ -36,6 +40,7 @@ class Info:
     isa: str
     isas: tuple[str, ...]
     kernels: tuple[str, ...]
+    ternary: tuple[BreakEven, ...]
     threads: int
     cuda: str | None
     cuda_why_not: str | None
@@ -50,6 +55,7 @@ class Info:
             ("torch", f"{version['torch']} (numpy {version['numpy']}, Python {version['python']})"),
             ("ISA", f"{self.isa} (available: {', '.join(self.isas)}; DYNKERN_ISA forces one)"),
             ("kernels", ", ".join(self.kernels)),
+            ("ternary", skipping(self.ternary)),
             ("threads", str(self.threads)),
             ("CUDA", self.cuda or f"no: {self.cuda_why_not}"),
             ("Triton", self.triton or "no: not installed (pip install 'dynkern[triton]')"),
@@ -72,12 +78,26 @@ def info() -> Info:
         isa=_C.isa(),
         isas=tuple(_C.isas()),
         kernels=tuple(_C.kernels()),
+        ternary=tuple(break_even.TABLES.get(_C.isa(), ())),
         threads=torch.get_num_threads(),
         cuda=device,
         cuda_why_not=why_not,
         triton=_version("triton"),
         gpu_kernels=backends(),
     )
+
+
+def skipping(table: Sequence[BreakEven]) -> str:
+    """In words: which kernel skips zeros, and from which share of them on, for each number of rows."""
+    # Later rows of the table are those of greater weights.
+    largest = {row["rows"]: f"{row['kernel']} from {row['zeros']:.0%} zeros" for row in table if row["zeros"] < 1}
+    words: list[str] = []
+    last = ""
+    for rows, what in largest.items():
+        if what != last:
+            words.append(f"{rows} {'row' if rows == 1 else 'rows'} or more: {what}")
+            last = what
+    return "; ".join(words) or "ternary_dense always"
 
 
 def _cuda() -> tuple[str | None, str | None]:

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from dynkern import engine, models, subnets
-from dynkern.bench import peers, real, stages
+from dynkern.bench import low_bits, peers, real, stages
 from dynkern.bench.cases import (
     FINE_SUITE,
     INT8_SUITE,
@@ -27,7 +27,7 @@ from dynkern.bench.cases import (
     WidthCase,
     plan,
 )
-from dynkern.bench.results import ENGINE, ENGINE_INT8, MODULES, RUNTIMES, rival
+from dynkern.bench.results import ENGINE, ENGINE_INT8, INT8, LOW_BITS, MODULES, RUNTIMES, rival
 from dynkern.bench.run import MOST, Budget, measure, run
 from dynkern.bench.stages import IntegerStage, Task, TernaryStage, WidthStage, once
 from dynkern.bench.timer import Measurement, interleave, threads
@@ -309,8 +309,20 @@ def test_baselines_are_compared_with_their_like() -> None:
     assert {rival(peer.variant, "width") for peer in peers.OPTIONAL.values()} == {ENGINE}
     assert {rival(name, "width") for name in ("eager_sliced", "eager_extracted")} == {MODULES}
     assert {rival(name, "sparsity") for name in ("torch_dense", "torch_sparse", *RUNTIMES)} == {MODULES}
+    assert {rival(name, "sparsity") for name in LOW_BITS} == {INT8}
     assert rival("eager", "real") == MODULES
     assert {rival(f"{name}_int8", "int8") for name in ("onnxruntime", "openvino")} == {ENGINE_INT8}
+
+
+@pytest.mark.parametrize("peer", low_bits.PEERS, ids=lambda peer: peer.variant)
+def test_quantised_baselines_compute_the_layer(peer: peers.Peer) -> None:
+    pytest.importorskip(peer.package)
+    case = TernaryCase("small", 256, 24, None)
+    stage = TernaryStage(case, peers.Choice((peers.Peer("any", peer.package, peer.build),), False, {}))
+    task = stage.task(Point(case, 0.9, 5, 1))
+    error, tolerance = task.judge(peer.variant, torch.as_tensor(task.variants[peer.variant]()()))
+    assert 0 < error <= tolerance
+    assert task.judge(peer.variant, stage.inputs(5)[:, :24])[0] > tolerance
 
 
 def test_names_of_our_variants() -> None:
@@ -339,10 +351,11 @@ def test_ternary_stage_has_the_zeros_it_says_and_right_variants(size: int | None
         weights = 12 * 10 * (1 if size is None else 9)
         assert task.dense_macs == 3 * pixels * weights
         assert task.macs == round(task.dense_macs * (1 - zeros))
-        expected = {"dynkern", "torch_dense"} | ({"torch_sparse"} if size is None else set())
+        expected = {"dynkern", "dynkern_int8", "torch_dense"} | ({"torch_sparse"} if size is None else set())
         assert set(task.variants) == expected
-        for build in task.variants.values():
-            assert task.error(build()()) <= task.tolerance
+        for name, build in task.variants.items():
+            error, tolerance = task.judge(name, build()())
+            assert error <= tolerance
 
 
 def test_error_of_a_ternary_layer_sees_one_wrong_weight() -> None:

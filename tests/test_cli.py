@@ -136,7 +136,7 @@ def test_bench_quick_writes_everything(tmp_path: Path, capsys: pytest.CaptureFix
     at = {(row.suite, row.value, row.variant) for row in found.rows}
     eager = ("eager_sliced", "eager_extracted")
     assert at == {("width", v, name) for v in (0.25, 1.0) for name in ("dynkern", "engine", *eager)} | {
-        ("sparsity", v, name) for v in (0.0, 0.9) for name in ("dynkern", "torch_dense")
+        ("sparsity", v, name) for v in (0.0, 0.9) for name in ("dynkern", "dynkern_int8", "torch_dense")
     } | {("int8", v, name) for v in (0.25, 1.0) for name in ("engine", "engine_int8", "engine_int16")}
     for text in ("ResNet-20, 32x32, batch 1, 1 thread", "against dense torch", "left out by --quick", "results.json"):
         assert text in captured.out
@@ -202,7 +202,7 @@ def test_bench_exits_with_1_if_our_output_is_wrong(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def off(point, task, share):
-        return run_point(point, type(task)(**{**vars(task), "error": lambda y: 0.5}), share)
+        return run_point(point, type(task)(**{**vars(task), "error": lambda y: 0.5, "quantised": {}}), share)
 
     monkeypatch.setattr("dynkern.bench.run.run", off)
     assert main(["bench", "--quick", "--suite", "sparsity", "--out", str(tmp_path)]) == 1

@@ -45,6 +45,7 @@ def test_it_prints_every_fact() -> None:
         isa="avx2",
         isas=("generic", "avx2"),
         kernels=("sliced_conv2d", "sliced_linear"),
+        ternary=({"rows": 8, "weights": 0, "kernel": "ternary_lookup", "zeros": 0.7},),
         threads=7,
         cuda=None,
         cuda_why_not="no driver",
@@ -57,6 +58,8 @@ def test_it_prints_every_fact() -> None:
     for fact in ("1.2.3", "3.12.1", "2.13.0", "generic, avx2", "sliced_conv2d, sliced_linear", "7", "no: no driver"):
         assert fact in text
     assert "dynkern[triton]" in text
+    assert "8 rows or more: ternary_lookup from 70% zeros" in text
+    assert "ternary_dense always" in str(dataclasses.replace(found, ternary=()))
     assert text.endswith("sliced_conv2d (cuda/triton)")
     assert str(dataclasses.replace(found, gpu_kernels={})).endswith("none: PyTorch runs")
     with_gpu = str(dataclasses.replace(found, cuda="A GPU", cuda_why_not=None, triton="3.5"))

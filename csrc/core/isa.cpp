@@ -14,6 +14,7 @@ namespace dynkern {
   (DYNKERN_HAS_AVX2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && \
    __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
 #define DYNKERN_HAS_AVX512_VNNI() (DYNKERN_HAS_AVX512() && __builtin_cpu_supports("avx512vnni"))
+#define DYNKERN_HAS_AVX512_VBMI() (DYNKERN_HAS_AVX512_VNNI() && __builtin_cpu_supports("avx512vbmi"))
 #endif
 
 namespace generic {
@@ -34,6 +35,11 @@ namespace avx512_vnni {
 extern const KernelTable table;
 }
 #endif
+#ifdef DYNKERN_BUILD_AVX512_VBMI
+namespace avx512_vbmi {
+extern const KernelTable table;
+}
+#endif
 
 namespace {
 
@@ -47,6 +53,9 @@ std::vector<const KernelTable*> detect() {
 #endif
 #ifdef DYNKERN_BUILD_AVX512_VNNI
   if (DYNKERN_HAS_AVX512_VNNI()) found.push_back(&avx512_vnni::table);
+#endif
+#ifdef DYNKERN_BUILD_AVX512_VBMI
+  if (DYNKERN_HAS_AVX512_VBMI()) found.push_back(&avx512_vbmi::table);
 #endif
   return found;
 }

@@ -22,6 +22,7 @@ namespace {
 #include DYNKERN_SIMD
 #include "simd/vector.h"
 #include "simd/integer.h"
+#include "simd/bytes.h"
 #include "ops/activation-inl.h"
 #include "ops/pixel_tiles-inl.h"
 #include "ops/word_tiles-inl.h"
@@ -35,6 +36,8 @@ namespace {
 #include "ops/sliced_linear/kernel-inl.h"
 #include "ops/split_planes/kernel-inl.h"
 #include "ops/ternary/kernel-inl.h"
+#include "ops/ternary_int8/ends-inl.h"
+#include "ops/ternary_int8/sums-inl.h"
 #include "ops/winograd/kernel-inl.h"
 
 #define DYNKERN_TEXT(name) #name

@@ -13,21 +13,30 @@
 #include "ops/sliced_linear/kernel.h"
 #include "ops/split_planes/kernel.h"
 #include "ops/ternary/kernel.h"
+#include "ops/ternary_int8/kernel.h"
 #include "ops/winograd/kernel.h"
 
-#define DYNKERN_KERNELS(X)                \
-  X(sliced_conv2d, SlicedConv2d)          \
-  X(depthwise_conv2d, DepthwiseConv2d)    \
-  X(sliced_linear, SlicedLinear)          \
-  X(winograd_conv2d, WinogradConv2d)      \
-  X(ternary_lists, TernaryListsRun)       \
-  X(quantized_conv2d, QuantizedConv2d)    \
-  X(quantized_max_pool, QuantizedMaxPool) \
-  X(quantize, Quantize)                   \
-  X(dequantize, Dequantize)               \
-  X(pointwise, Pointwise)                 \
-  X(pool2d, Pool2d)                       \
-  X(split_planes, SplitPlanes)            \
+#define DYNKERN_KERNELS(X)                     \
+  X(sliced_conv2d, SlicedConv2d)               \
+  X(winograd_conv2d, WinogradConv2d)           \
+  X(depthwise_conv2d, DepthwiseConv2d)         \
+  X(sliced_linear, SlicedLinear)               \
+  X(quantized_conv2d, QuantizedConv2d)         \
+  X(quantized_max_pool, QuantizedMaxPool)      \
+  X(quantize, Quantize)                        \
+  X(dequantize, Dequantize)                    \
+  X(ternary_lists, TernaryListsRun)            \
+  X(ternary_dense, TernaryDenseRun)            \
+  X(ternary_lookup, TernaryLookupRun)          \
+  X(ternary_short_lists, TernaryShortListsRun) \
+  X(ternary_finish, TernaryFinish)             \
+  X(greatest_magnitude, GreatestMagnitude)     \
+  X(quantize_row, QuantizeRow)                 \
+  X(quantize_image_row, QuantizeImageRow)      \
+  X(gather_row, GatherRow)                     \
+  X(pointwise, Pointwise)                      \
+  X(pool2d, Pool2d)                            \
+  X(split_planes, SplitPlanes)                 \
   X(features, Features)
 
 namespace dynkern {

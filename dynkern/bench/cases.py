@@ -111,7 +111,9 @@ SPARSITY_SUITE = (
     TernaryCase("conv 80 to 80, 32x32", 80, 80, 32, batches=(1, 8)),
     TernaryCase("conv 160 to 160, 16x16", 160, 160, 16, batches=(1, 8)),
     TernaryCase("conv 320 to 320, 8x8", 320, 320, 8, batches=(1, 8)),
-    TernaryCase("linear 1024 to 1024", 1024, 1024, None, batches=(1, 64)),
+    TernaryCase("linear 1024 to 1024", 1024, 1024, None, batches=(1, 64), dense_peers=(0.5, 0.9)),
+    TernaryCase("linear 4096 to 4096", 4096, 4096, None, (0.5, 0.9, 0.95), (1, 8, 64, 256), dense_peers=(0.5, 0.9)),
+    TernaryCase("linear 2048 to 8192", 2048, 8192, None, (0.5, 0.9, 0.95), (1, 8), dense_peers=(0.5, 0.9)),
 )
 QUICK_WIDTH_SUITE = (WidthCase("ResNet-20, 32x32", "resnet20", values=(0.25, 1.0)),)
 QUICK_INT8_SUITE = (IntegerCase("ResNet-20, 32x32", "resnet20", values=(0.25, 1.0)),)

@@ -33,12 +33,15 @@ LABELS = {
     "eager": "PyTorch",
     "eager_sliced": "eager, sliced per call",
     "eager_extracted": "eager, extracted",
+    "dynkern_int8": "dynkern, int8 activations",
     "torch_dense": "torch, dense float32",
     "torch_sparse": "torch, sparse CSR",
+    "torch_int8": "torch, dynamic int8",
+    "onnxruntime_int8": "ONNX Runtime, int8",
+    "onnxruntime_2bit": "ONNX Runtime, 2-bit weights",
     "torch_compile": "torch.compile",
     "onnxruntime": "ONNX Runtime",
     "openvino": "OpenVINO",
-    "onnxruntime_int8": "ONNX Runtime, int8",
     "openvino_int8": "OpenVINO, int8",
 }
 
@@ -59,7 +62,7 @@ class Subject:
     def onnx(self) -> bytes:
         """The module in ONNX form, for inputs of just this shape."""
         file = io.BytesIO()
-        with _quiet():
+        with quiet():
             # The older exporter takes a tenth of the time of the newer one, and these networks need no more.
             export: Any = torch.onnx.export
             export(self.module, (self.x,), file, input_names=["x"], output_names=["y"], dynamo=False)
@@ -81,7 +84,7 @@ class Subject:
             def get_next(self) -> dict[str, np.ndarray] | None:
                 return self.left.pop() if self.left else None
 
-        with tempfile.TemporaryDirectory() as folder, _quiet():
+        with tempfile.TemporaryDirectory() as folder, quiet():
             plain, prepared, integers = (Path(folder, name) for name in ("plain", "prepared", "integers"))
             plain.write_bytes(self.onnx)
             quant_pre_process(plain, prepared)
@@ -121,6 +124,13 @@ def onnxruntime_int8(subject: Subject, threads: int) -> Call:
 
 
 def _onnxruntime(model: bytes, x: Tensor, threads: int) -> Call:
+    session = onnx_session(model, threads)
+    inputs = {"x": x.numpy()}
+    return lambda: session.run(None, inputs)[0]
+
+
+def onnx_session(model: bytes, threads: int) -> Any:
+    """ONNX Runtime with ``model``."""
     import onnxruntime as ort
 
     options = ort.SessionOptions()
@@ -129,9 +139,7 @@ def _onnxruntime(model: bytes, x: Tensor, threads: int) -> Call:
     options.log_severity_level = 3
     # Its threads spin inside a call as usual, but not on into the samples of the next variant.
     options.add_session_config_entry("session.force_spinning_stop", "1")
-    session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    inputs = {"x": x.numpy()}
-    return lambda: session.run(None, inputs)[0]
+    return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
 def openvino(subject: Subject, threads: int) -> Call:
@@ -162,7 +170,7 @@ def sparse(subject: Subject, threads: int) -> Call:
     """A linear layer as PyTorch's sparse matrix (CSR) times the dense input; the transposes are part of it."""
     if not isinstance(subject.module, nn.Linear) or subject.module.bias is not None:
         raise TypeError(f"subject: expected a Linear layer without bias, got {subject.module}")
-    with _quiet():
+    with quiet():
         weight = subject.module.weight.detach().to_sparse_csr()
     x = subject.x
     return lambda: (weight @ x.t()).t()
@@ -266,7 +274,7 @@ def sliced_twin(net: nn.Module, plain: nn.Module) -> nn.Module:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Without warnings and log lines, which would run into the progress bar."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)

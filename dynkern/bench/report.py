@@ -30,7 +30,12 @@ HEAD = {
     ),
     "int8": "[bold]Integers.[/] "
     + _HOW.format(faster="dynkern's engine in int8 is", relative="largest output; it is that of rounding to 8 bits"),
-    "sparsity": "[bold]Sparsity.[/] " + _HOW.format(faster="dynkern is", relative="sum of magnitudes behind an output"),
+    "sparsity": "[bold]Sparsity.[/] "
+    + _HOW.format(
+        faster="dynkern is, int8 activations against int8 activations",
+        relative="sum of magnitudes behind an output (with int8 activations, to the greatest input times the weights "
+        "that are not zero)",
+    ),
     "real": "[bold]Trained network.[/] "
     + _HOW.format(faster="dynkern's modules are, like against like", relative="largest output"),
 }

@@ -15,7 +15,10 @@ SUITES = ("width", "int8", "sparsity", "real")
 STATUSES = ("ok", "wrong", "failed")
 # dynkern's own variants: the drop-in modules (or a packed layer), and the engine.
 MODULES, ENGINE, ENGINE_INT8, ENGINE_INT16 = "dynkern", "engine", "engine_int8", "engine_int16"
-OURS = (MODULES, ENGINE, ENGINE_INT8, ENGINE_INT16)
+INT8 = "dynkern_int8"
+OURS = (MODULES, INT8, ENGINE, ENGINE_INT8, ENGINE_INT16)
+# Baselines with activations of 8 bits, of ternary layers.
+LOW_BITS = ("torch_int8", "onnxruntime_int8", "onnxruntime_2bit")
 # Baselines that have the whole network as one program, as the engine does.
 RUNTIMES = ("torch_compile", "onnxruntime", "openvino")
 
@@ -23,12 +26,13 @@ RUNTIMES = ("torch_compile", "onnxruntime", "openvino")
 def rival(variant: str, suite: str) -> str:
     """Which of ours the baseline ``variant`` is compared with: like with like.
 
-    A runtime is compared with the engine, one in integers with the engine in integers, PyTorch's eager modules with the
-    drop-in modules. Single layers, in the suite
-    ``"sparsity"``, have no engine.
+    Quantised activations are compared with quantised ones. A runtime is compared with the engine, PyTorch's eager
+    modules with the drop-in modules. Single layers, in the suite ``"sparsity"``, have no engine.
     """
     if suite == "int8":
         return ENGINE_INT8
+    if variant in LOW_BITS:
+        return INT8
     return ENGINE if suite == "width" and variant in RUNTIMES else MODULES
 
 
@@ -48,7 +52,8 @@ class Row:
         status: ``"ok"``; ``"wrong"`` (outputs differ from the reference: no time is given); ``"failed"``.
         reason: why the status is not ``"ok"``.
         error: largest difference from the float64 reference, relative (to the largest output of a network, or to the
-            sum of magnitudes behind each output of a layer).
+            sum of magnitudes behind each output of a layer; with quantised activations, to the greatest input times
+            the weights of an output that are not zero).
         tolerance: what ``error`` may be: the unit round-off times the number of terms summed; in the suite ``"int8"``
             what only a wrong program exceeds.
         median_s, p20_s, p80_s: seconds per call.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from typing import TypeVar
 
@@ -14,10 +14,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dynkern import models, ops
-from dynkern.bench import peers
+from dynkern.bench import low_bits, peers
 from dynkern.bench.cases import IntegerCase, Point, TernaryCase, WidthCase
 from dynkern.bench.peers import Call, Choice, Subject
-from dynkern.bench.results import ENGINE, ENGINE_INT8, ENGINE_INT16, MODULES
+from dynkern.bench.results import ENGINE, ENGINE_INT8, ENGINE_INT16, INT8, LOW_BITS, MODULES
 from dynkern.count import count
 from dynkern.engine import Compiled, compile
 from dynkern.engine.ranges import calibrate
@@ -26,6 +26,9 @@ from dynkern.nn.selection import Key
 from dynkern.subnets import calibrate_bn, extract, select, slim
 
 EPS = torch.finfo(torch.float32).eps
+# Half a step, of 1/127 or with some baselines 2/127 of the greatest input, for each input that is not skipped, and a
+# little for rounding.
+QUANTISED = 1.01 / 127
 # Images that give the batch norms of random networks statistics, so that activations neither vanish nor explode.
 CALIBRATION = (8, 64)
 
@@ -45,6 +48,7 @@ class Task:
         variants: by name, what prepares each of them.
         error: how far an output is from the right one.
         tolerance: what that may be.
+        quantised: by name, the error of those variants that quantise activations, which may be :data:`QUANTISED`.
         macs, dense_macs: see :class:`dynkern.bench.results.Row`.
     """
 
@@ -53,6 +57,13 @@ class Task:
     tolerance: float
     macs: int
     dense_macs: int
+    quantised: Mapping[str, Callable[[Tensor], float]] = field(default_factory=dict)
+
+    def judge(self, name: str, y: Tensor) -> tuple[float, float]:
+        """How far an output of that variant is from the right one, and what that may be."""
+        if name in self.quantised:
+            return self.quantised[name](y), QUANTISED
+        return self.error(y), self.tolerance
 
 
 class WidthStage:
@@ -162,10 +173,15 @@ class TernaryStage:
         subject = Subject(_plain_layer(signs.float()), x)
         variants: dict[str, Build] = {
             MODULES: lambda: peers.eager(Subject(self.packed(point.value), x), point.threads),
+            INT8: lambda: peers.eager(Subject(self.packed(point.value, "int8"), x), point.threads),
             "torch_dense": lambda: peers.eager(subject, point.threads),
         }
         if self.case.size is None:
             variants["torch_sparse"] = lambda: peers.sparse(subject, point.threads)
+        wanted = {peer.package for peer in self.choice.wanted}
+        for peer in low_bits.PEERS if self.case.size is None and point.value in self.case.dense_peers else ():
+            if peer.package in wanted or (wanted and peer.package == "torch"):
+                variants[peer.variant] = lambda peer=peer: peer.build(subject, point.threads)  # type: ignore[misc]
         for peer in self.choice.wanted:
             if self.choice.everywhere or (peer.variant != "torch_compile" and point.value in self.case.dense_peers):
                 variants[peer.variant] = lambda peer=peer: peer.build(subject, point.threads)  # type: ignore[misc]
@@ -176,11 +192,20 @@ class TernaryStage:
             EPS * signs[0].numel(),
             per_weight * int(signs.count_nonzero()),
             per_weight * signs.numel(),
+            dict.fromkeys((INT8, *LOW_BITS), lambda y: self._quantised(y, signs, x, reference)),
         )
 
-    def _packed(self, zeros: float) -> nn.Module:
+    def _quantised(self, y: Tensor, signs: Tensor, x: Tensor, reference: Tensor) -> float:
+        """The error relative to the greatest input times the weights of an output that are not zero."""
+        most = float(x.abs().max()) * signs.flatten(1).count_nonzero(1).double()
+        most = most if self.case.size is None else most[:, None, None]
+        return float(((y.double() - reference).abs() / most.clamp_min(1e-300)).max())
+
+    def _packed(self, zeros: float, activation: str = "float32") -> nn.Module:
         weight = ops.TernaryWeight.pack(self.signs(zeros))
-        return PackedTernaryLinear(weight) if self.case.size is None else PackedTernaryConv2d(weight, padding=1)
+        layer = PackedTernaryLinear(weight) if self.case.size is None else PackedTernaryConv2d(weight, padding=1)
+        layer.activation = activation
+        return layer
 
     def _inputs(self, batch: int) -> Tensor:
         return _random(batch, *self.case.input_shape)

@@ -26,7 +26,14 @@ class PackedTernary(SlicedModule):
 
     Buffers: ``packed`` (O, ceil(K / 4)) uint8 in the format of :class:`~dynkern.TernaryWeight`, ``scale`` (O,) float32
     or None, ``bias`` (O,) or None. ``to()`` moves them all; a new dtype is for ``bias`` alone.
+
+    Attributes:
+        activation, activation_scale: how inputs are read, see :func:`dynkern.ops.ternary_linear`. Set them on the
+            layer; they are not part of its state.
     """
+
+    activation: str = "float32"
+    activation_scale: str | float = "row"
 
     packed: Tensor
     scale: Tensor | None
@@ -131,7 +138,10 @@ class PackedTernaryConv2d(PackedTernary):
         x, padding = pad_as_asked(self, x)
         s = self.slice_for(x.shape[-3], "channels")
         where = {} if s is None else conv_where(s, self.groups)
-        return ops.ternary_conv2d(x, self.weight, self.bias, self.stride, padding, self.dilation, self.groups, **where)
+        return ops.ternary_conv2d(
+            x, self.weight, self.bias, self.stride, padding, self.dilation, self.groups, **where,
+            activation=self.activation, activation_scale=self.activation_scale,
+        )  # fmt: skip
 
     def plain(self, key: Key) -> nn.Conv2d:
         """A :class:`torch.nn.Conv2d` with the dense values of the slice."""
@@ -173,7 +183,9 @@ class PackedTernaryLinear(PackedTernary):
     def forward(self, x: Tensor) -> Tensor:
         """(..., active inputs) to (..., active outputs)."""
         s = self.slice_for(x.shape[-1], "features")
-        return ops.ternary_linear(x, self.weight, self.bias, **({} if s is None else linear_where(s)))
+        where: dict[str, Any] = {} if s is None else linear_where(s)
+        where |= {"activation": self.activation, "activation_scale": self.activation_scale}
+        return ops.ternary_linear(x, self.weight, self.bias, **where)
 
     def plain(self, key: Key) -> nn.Linear:
         """A :class:`torch.nn.Linear` with the dense values of the slice."""

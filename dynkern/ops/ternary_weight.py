@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from numbers import Real
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor
@@ -214,26 +215,49 @@ def unpack(packed: Tensor, shape: Sequence[int], scale: Tensor | None) -> Tensor
     return dense if scale is None else dense * scale.reshape(-1, *[1] * (len(shape) - 1))
 
 
-_lists: dict[int, tuple[weakref.ref[Tensor], tuple[int, ...], _C.TernaryLists]] = {}
+Derived = TypeVar("Derived", _C.TernaryLists, _C.TernaryLayouts)
+
+
+class _Derivations(Generic[Derived]):
+    """What native code derives from packed codes: made once per tensor, again after a write to it, dropped with it.
+
+    A tensor made in inference mode does not count its writes, so nothing of it is kept; :class:`TernaryWeight` holds no
+    such tensor.
+    """
+
+    def __init__(self, make: Callable[[Tensor, tuple[int, ...]], Derived]) -> None:
+        self._make: Callable[[Tensor, tuple[int, ...]], Derived] = make
+        self._known: dict[int, tuple[weakref.ref[Tensor], tuple[int, ...], Derived]] = {}
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    def of(self, packed: Tensor, shape: Sequence[int]) -> Derived:
+        """What belongs to ``packed`` as a weight of ``shape``."""
+        if packed.is_inference():
+            return self._derive(packed, shape)
+        key, state = id(packed), (packed._version, *shape)
+        known = self._known.get(key)
+        if known is not None and known[0]() is packed and known[1] == state:
+            return known[2]
+        derived = self._derive(packed, shape)
+        self._known[key] = weakref.ref(packed, lambda _: self._known.pop(key, None)), state, derived
+        return derived
+
+    def _derive(self, packed: Tensor, shape: Sequence[int]) -> Derived:
+        check_codes(packed, shape)
+        return self._make(packed.contiguous(), tuple(shape))
+
+
+_lists = _Derivations(_C.TernaryLists)
+_layouts = _Derivations(_C.TernaryLayouts)
 
 
 def lists_of(packed: Tensor, shape: Sequence[int]) -> _C.TernaryLists:
-    """The index lists that the CPU kernels walk, derived once from ``packed`` and dropped with it.
-
-    They are derived anew after ``packed`` was written to. A tensor made in inference mode does not count its writes, so
-    its lists are not kept; :class:`TernaryWeight` holds no such tensor.
-    """
-    if packed.is_inference():
-        return _derive(packed, shape)
-    key, state = id(packed), (packed._version, *shape)
-    known = _lists.get(key)
-    if known is not None and known[0]() is packed and known[1] == state:
-        return known[2]
-    lists = _derive(packed, shape)
-    _lists[key] = weakref.ref(packed, lambda _: _lists.pop(key, None)), state, lists
-    return lists
+    """The index lists that the float32 kernels walk."""
+    return _lists.of(packed, shape)
 
 
-def _derive(packed: Tensor, shape: Sequence[int]) -> _C.TernaryLists:
-    check_codes(packed, shape)
-    return _C.TernaryLists(packed.contiguous(), tuple(shape))
+def layouts_of(packed: Tensor, shape: Sequence[int]) -> _C.TernaryLayouts:
+    """The layouts that the kernels for activations of 8 bits read; each is made when a call first needs it."""
+    return _layouts.of(packed, shape)

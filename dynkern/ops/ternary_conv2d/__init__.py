@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from dynkern import _C
-from dynkern.ops import arguments, shapes
+from dynkern.ops import arguments, quantize
 from dynkern.ops.gpu import dispatch, layout
 from dynkern.ops.library import autocast, call, lib, native, taken
-from dynkern.ops.sliced_conv2d import backward as dense_backward
-from dynkern.ops.ternary_conv2d import reference
-from dynkern.ops.ternary_weight import TernaryWeight, check_packed, check_weight, lists_of, unpack
+from dynkern.ops.ternary_conv2d import int8, reference
+from dynkern.ops.ternary_conv2d.common import backward, checked_shape, save
+from dynkern.ops.ternary_weight import TernaryWeight, check_weight, lists_of
 
 lib.define(
     "ternary_conv2d(Tensor x, Tensor packed, Tensor? scale, Tensor? bias, SymInt[4] shape, SymInt[8] geometry, "
@@ -35,6 +35,8 @@ def ternary_conv2d(
     out_channels: int | None = None,
     in_index: Tensor | None = None,
     out_index: Tensor | None = None,
+    activation: str = "float32",
+    activation_scale: str | float = "row",
 ) -> Tensor:
     """2-D convolution with a ternary weight: inputs under +1 are added, those under -1 subtracted, the rest never read.
 
@@ -46,6 +48,11 @@ def ternary_conv2d(
         bias: (O,).
         stride, padding, dilation, groups, out_channels, in_index, out_index: as in :func:`sliced_conv2d`; a narrower
             sub-net runs from the one packed weight.
+        activation: ``"float32"``, or ``"int8"``: ``x`` is quantised to whole numbers q within +-127 and a scale s, sums
+            are exact integers, and every instruction set gives the same bits (:func:`dynkern.ops.quantize.quantize`):
+            ``y = bias + (scale[o] s) (sum of q under +1 - sum of q under -1)``.
+        activation_scale: what one step of q stands for: ``"row"``, from the greatest magnitude of each image of the
+            batch; ``"tensor"``, from that of all of ``x``; or a calibrated number.
 
     Returns:
         (N, active outputs, H', W') or (active outputs, H', W'), contiguous (on a GPU channels_last where ``x`` is), of
@@ -64,21 +71,23 @@ def ternary_conv2d(
         return ternary_conv2d(
             x.unsqueeze(0), weight, bias, stride, padding, dilation, groups,
             out_channels=out_channels, in_index=in_index, out_index=out_index,
+            activation=activation, activation_scale=activation_scale,
         ).squeeze(0)  # fmt: skip
     scale, where = weight.scale, (groups, out_channels, in_index, out_index)
     args = (x, weight.packed, scale, bias, weight.shape, geometry, *where)
+    how = quantize.read(activation, activation_scale)
+    if how.int8:
+        op = torch.ops.dynkern.ternary_conv2d_int8
+        return call(
+            op,
+            (x, scale, bias),
+            (*args, how.scale, how.per_row),
+            int8.run,
+            checked_shape,
+            reference.ternary_conv2d_int8,
+        )
     op = torch.ops.dynkern.ternary_conv2d
-    return call(op, (x, scale, bias), args, _run, _shape, reference.ternary_conv2d)
-
-
-def _shape(
-    x: Tensor, packed: Tensor, scale: Tensor | None, bias: Tensor | None, shape: Sequence[int], *rest: Any
-) -> tuple[int, int, int, int]:
-    arguments.check_tensor("x", x, 4)
-    check_packed(packed, shape, scale)
-    if packed.device != x.device:
-        raise ValueError(f"weight: expected on {x.device} as x is, got on {packed.device}")
-    return shapes.conv2d(x, shape, bias, *rest)
+    return call(op, (x, scale, bias), args, _run, checked_shape, reference.ternary_conv2d)
 
 
 def _run(
@@ -103,7 +112,7 @@ def _run(
         if y is not None:
             return y
     # Not what the kernel takes: wrong, or a memory layout that it does not read, or another dtype or device.
-    _shape(x, packed, scale, bias, shape, geometry, *where)
+    checked_shape(x, packed, scale, bias, shape, geometry, *where)
     if native("ternary_conv2d", x):
         scale, bias = (None if v is None else v.contiguous() for v in (scale, bias))
         y = _C.ternary_conv2d(x, lists, scale, bias, shape[2], shape[3], geometry, *where, threads)
@@ -112,31 +121,14 @@ def _run(
 
 
 lib.impl("ternary_conv2d", _run, "CompositeExplicitAutograd")
-_on_gpu = dispatch.register("ternary_conv2d", _shape, reference.ternary_conv2d)
+_on_gpu = dispatch.register("ternary_conv2d", checked_shape, reference.ternary_conv2d)
 
 
 @torch.library.register_fake("dynkern::ternary_conv2d", lib=lib)
 def _fake(x: Tensor, *args: Any) -> Tensor:
-    shape = _shape(x, *args)
+    shape = checked_shape(x, *args)
     form = layout.output_format(x)
     return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=form)
 
 
-def _save(ctx: Any, inputs: tuple, output: Tensor) -> None:
-    x, packed, scale, _, ctx.shape, ctx.geometry, ctx.groups, ctx.out_channels, in_index, out_index = inputs
-    ctx.save_for_backward(x, packed, scale, in_index, out_index)
-
-
-def _backward(ctx: Any, grad: Tensor) -> tuple:
-    """As of the dense convolution; a scale's gradient is that of its weights, summed over their signs."""
-    x, packed, scale, in_index, out_index = ctx.saved_tensors
-    signs = unpack(packed, ctx.shape, None).to(x.dtype)
-    weight = signs if scale is None else signs * scale.to(x.dtype)[:, None, None, None]
-    needs = (ctx.needs_input_grad[0], ctx.needs_input_grad[2], ctx.needs_input_grad[3])
-    where = (ctx.groups, ctx.out_channels, in_index, out_index)
-    grad_x, grad_weight, grad_bias = dense_backward(grad, x, weight, ctx.geometry, *where, needs)
-    grad_scale = None if grad_weight is None else (grad_weight * signs).sum((1, 2, 3)).to(torch.float32)
-    return grad_x, None, grad_scale, grad_bias, *([None] * 6)
-
-
-torch.library.register_autograd("dynkern::ternary_conv2d", _backward, setup_context=_save, lib=lib)
+torch.library.register_autograd("dynkern::ternary_conv2d", backward, setup_context=save, lib=lib)

@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 from dynkern import _C
-from dynkern.ops import arguments, shapes
+from dynkern.ops import quantize
 from dynkern.ops.gpu import dispatch
 from dynkern.ops.library import autocast, call, lib, native, taken
-from dynkern.ops.sliced_linear import backward as dense_backward
-from dynkern.ops.ternary_linear import reference
-from dynkern.ops.ternary_weight import TernaryWeight, check_packed, check_weight, lists_of, unpack
+from dynkern.ops.ternary_linear import int8, reference
+from dynkern.ops.ternary_linear.common import backward, checked_shape, save
+from dynkern.ops.ternary_weight import TernaryWeight, check_weight, lists_of
 
 lib.define(
     "ternary_linear(Tensor x, Tensor packed, Tensor? scale, Tensor? bias, SymInt in_features, SymInt? out_features, "
@@ -29,6 +29,8 @@ def ternary_linear(
     out_features: int | None = None,
     in_index: Tensor | None = None,
     out_index: Tensor | None = None,
+    activation: str = "float32",
+    activation_scale: str | float = "row",
 ) -> Tensor:
     """Linear layer with a ternary weight: inputs under +1 are added, those under -1 subtracted, the rest never read.
 
@@ -41,6 +43,11 @@ def ternary_linear(
         bias: (O,).
         out_features, in_index, out_index: as in :func:`sliced_linear`; a narrower sub-net runs from the one
             packed weight.
+        activation: ``"float32"``, or ``"int8"``: ``x`` is quantised to whole numbers q within +-127 and a scale s, sums
+            are exact integers, and every instruction set gives the same bits (:func:`dynkern.ops.quantize.quantize`):
+            ``y = bias + (scale[o] s) (sum of q under +1 - sum of q under -1)``.
+        activation_scale: what one step of q stands for: ``"row"``, from the greatest magnitude of each row of the
+            batch; ``"tensor"``, from that of all of ``x``; or a calibrated number.
 
     Returns:
         (..., active outputs), contiguous, of the dtype of ``x``. float32 on the CPU, and float32, float16 and bfloat16
@@ -52,18 +59,19 @@ def ternary_linear(
     check_weight(weight, 2)
     x = autocast(x, torch.float32)
     args = (x, weight.packed, weight.scale, bias, weight.shape[1], out_features, in_index, out_index)
+    how = quantize.read(activation, activation_scale)
+    if how.int8:
+        op = torch.ops.dynkern.ternary_linear_int8
+        return call(
+            op,
+            (x, weight.scale, bias),
+            (*args, how.scale, how.per_row),
+            int8.run,
+            checked_shape,
+            reference.ternary_linear_int8,
+        )
     op = torch.ops.dynkern.ternary_linear
-    return call(op, (x, weight.scale, bias), args, _run, _shape, reference.ternary_linear)
-
-
-def _shape(
-    x: Tensor, packed: Tensor, scale: Tensor | None, bias: Tensor | None, in_features: int, *rest: Any
-) -> tuple[int, ...]:
-    arguments.check_tensor("x", x, None)
-    check_packed(packed, (packed.shape[0], in_features), scale)
-    if packed.device != x.device:
-        raise ValueError(f"weight: expected on {x.device} as x is, got on {packed.device}")
-    return shapes.linear(x, (packed.shape[0], in_features), bias, *rest)
+    return call(op, (x, weight.scale, bias), args, _run, checked_shape, reference.ternary_linear)
 
 
 def _run(
@@ -86,37 +94,21 @@ def _run(
         if y is not None:
             return y
     # Not what the kernel takes: wrong, or more dimensions, or another dtype or device.
-    shape = _shape(x, packed, scale, bias, in_features, *where)
+    size = checked_shape(x, packed, scale, bias, in_features, *where)
     if native("ternary_linear", x):
         scale, bias = (None if v is None else v.contiguous() for v in (scale, bias))
         y = _C.ternary_linear(x.reshape(-1, x.shape[-1]), lists, scale, bias, *where, threads)
-        return taken("ternary_linear", y).view(shape)
+        return taken("ternary_linear", y).view(size)
     return reference.ternary_linear(x, packed, scale, bias, in_features, *where).contiguous()
 
 
 lib.impl("ternary_linear", _run, "CompositeExplicitAutograd")
-_on_gpu = dispatch.register("ternary_linear", _shape, reference.ternary_linear)
+_on_gpu = dispatch.register("ternary_linear", checked_shape, reference.ternary_linear)
 
 
 @torch.library.register_fake("dynkern::ternary_linear", lib=lib)
 def _fake(x: Tensor, *args: Any) -> Tensor:
-    return x.new_empty(_shape(x, *args))
+    return x.new_empty(checked_shape(x, *args))
 
 
-def _save(ctx: Any, inputs: tuple, output: Tensor) -> None:
-    x, packed, scale, _, ctx.in_features, ctx.out_features, in_index, out_index = inputs
-    ctx.save_for_backward(x, packed, scale, in_index, out_index)
-
-
-def _backward(ctx: Any, grad: Tensor) -> tuple:
-    """As of the dense layer; a scale's gradient is that of its weights, summed over their signs."""
-    x, packed, scale, in_index, out_index = ctx.saved_tensors
-    signs = unpack(packed, (packed.shape[0], ctx.in_features), None).to(x.dtype)
-    weight = signs if scale is None else signs * scale.to(x.dtype)[:, None]
-    needs = (ctx.needs_input_grad[0], ctx.needs_input_grad[2], ctx.needs_input_grad[3])
-    grad_x, grad_weight, grad_bias = dense_backward(grad, x, weight, ctx.out_features, in_index, out_index, needs)
-    grad_scale = None if grad_weight is None else (grad_weight * signs).sum(1).to(torch.float32)
-    return grad_x, None, grad_scale, grad_bias, *([None] * 4)
-
-
-torch.library.register_autograd("dynkern::ternary_linear", _backward, setup_context=_save, lib=lib)
+torch.library.register_autograd("dynkern::ternary_linear", backward, setup_context=save, lib=lib)
