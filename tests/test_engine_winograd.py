@@ -124,3 +124,14 @@ def test_the_weight_is_kept_once() -> None:
     torch.testing.assert_close(
         stride_one.run(x, 1), reference.run(convolution(32, 32, 8, 8), {"w": weight}, x), rtol=1e-4, atol=1e-4
     )
+
+
+@settings(max_examples=60)
+@given(st.integers(1, 24), st.integers(1, 24), st.integers(1, 9), st.integers(1, 20), st.sampled_from([2, 3, 4]))
+def test_threads_that_share_outputs(inputs: int, outputs: int, height: int, width: int, threads: int) -> None:
+    """Small images: each thread has some outputs, whose planes must fit the memory that was planned for all."""
+    torch.manual_seed(0)
+    store = native.Store({"w": torch.randn(outputs, inputs, 3, 3)})
+    program = native.Program(store, convolution(outputs, inputs, height, width))
+    x = torch.randn(1, inputs, height, width)
+    torch.testing.assert_close(program.run(x, threads), program.run(x, 1), rtol=0, atol=0)

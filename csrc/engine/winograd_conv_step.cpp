@@ -14,15 +14,17 @@ class WinogradConvStep : public ConvStep {
   WinogradConvStep(const ConvSpec& spec, const float* filters, Program& program)
       : ConvStep(spec, program),
         filters_(filters),
-        groups_(groups(group_outputs_, y_.layout.height)),
+        groups_(groups(y_.layout.height)),
         inputs_(program.store().dense(spec.weight)->shape[1]) {}
 
   std::string describe() const override { return "conv2d " + how() + ", winograd"; }
 
  private:
   int row_tile() const override { return kWinogradRows; }
-  WinogradGroups groups(int64_t outputs, int rows, int lanes = kernels().lanes) const {
-    return WinogradGroups(group_inputs_, outputs, rows, y_.layout.width, lanes);
+  // Of all outputs, also where threads share them: how planes lie, and so what memory they take, depends on
+  // that number.
+  WinogradGroups groups(int rows, int lanes = kernels().lanes) const {
+    return WinogradGroups(group_inputs_, group_outputs_, rows, y_.layout.width, lanes);
   }
 
   int64_t work_floats() const override {
@@ -30,7 +32,7 @@ class WinogradConvStep : public ConvStep {
     for (const KernelTable* table : available_isas()) {
       // Fewer rows, where threads share them, may want copies where all of them do not.
       for (int rows = y_.layout.height; rows > 0; rows -= kWinogradRows) {
-        most = std::max(most, groups(group_outputs_, rows, table->lanes).floats);
+        most = std::max(most, groups(rows, table->lanes).floats);
       }
     }
     return most;
@@ -50,18 +52,18 @@ class WinogradConvStep : public ConvStep {
     a.outputs = outputs.end - outputs.begin;
     a.out = out;
     a.work = work;
-    if (a.outputs == group_outputs_ && out.rows == y_.layout.height && lanes_ == kernels().lanes) {
+    if (out.rows == y_.layout.height && lanes_ == kernels().lanes) {
       a.groups = &groups_;
       return kernels().winograd_conv2d(a);
     }
-    const WinogradGroups part = groups(a.outputs, out.rows);
+    const WinogradGroups part = groups(out.rows);
     a.groups = &part;
     kernels().winograd_conv2d(a);
   }
 
   const float* const filters_;
   const int lanes_ = kernels().lanes;
-  const WinogradGroups groups_;  // of a call that computes the whole result
+  const WinogradGroups groups_;  // of a call that computes all rows
   const int64_t inputs_;         // of the full weight
 };
 

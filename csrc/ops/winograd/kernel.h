@@ -42,7 +42,7 @@ struct WinogradConv2d {
   int64_t outputs;
 
   PlaneOutput out;               // pitch and mask are not used
-  const WinogradGroups* groups;  // of this call, for vectors of the kernel's lanes (see cuts.h)
+  const WinogradGroups* groups;  // for vectors of the kernel's lanes and these outputs or more (see cuts.h)
   float* work;                   // groups->floats of them, aligned to a cache line
 };
 
