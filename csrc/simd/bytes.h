@@ -1,21 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Vectors of kLanes words of four bytes: dot products of codes 0 to 2 with signed bytes, and look-ups of
-// bytes. The only intrinsics; every function gives the same bits under every instruction set.
-
-inline IntVec load_codes(const void* p) { return *reinterpret_cast<const UnalignedIntVec*>(p); }
-inline void store_codes(void* p, IntVec v) { *reinterpret_cast<UnalignedIntVec*>(p) = v; }
-
-// v, which the compiler then does not fuse into a multiply-add.
-inline Vec unfused(Vec v) {
-#if defined(__AVX512F__)
-  __asm__("" : "+v"(v));
-#elif defined(__x86_64__)
-  __asm__("" : "+x"(v));
-#else
-  __asm__("" : "+w"(v));
-#endif
-  return v;
-}
+// bytes. Every function gives the same bits under every instruction set.
 
 // The low byte of each word.
 inline void store_low_bytes(int8_t* p, IntVec v) {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Vectors of kLanes 32-bit words that hold bytes or half-words: dot products, rounding, packing. The only
-// intrinsics; every function gives the same bits under every instruction set.
+// Vectors of kLanes 32-bit words that hold bytes or half-words: dot products, rounding, packing. Every
+// function gives the same bits under every instruction set.
 
 #if defined(__AVX512VNNI__)
 constexpr int kByteVectors = 6, kHalfVectors = 3;  // vectors of pixels in a tile of 4 outputs
@@ -15,22 +15,8 @@ typedef uint8_t ByteVec __attribute__((vector_size(kLanes * sizeof(int32_t))));
 typedef int16_t ShortVec __attribute__((vector_size(kLanes * sizeof(int32_t))));
 typedef uint16_t UnsignedShortVec __attribute__((vector_size(kLanes * sizeof(int32_t))));
 
-inline IntVec load_words(const float* p) { return *reinterpret_cast<const UnalignedIntVec*>(p); }
-inline void store_words(float* p, IntVec v) { *reinterpret_cast<UnalignedIntVec*>(p) = v; }
 inline IntVec splat_words(int32_t s) { return s - IntVec{}; }
 inline Vec to_float(IntVec v) { return __builtin_convertvector(v, Vec); }
-
-// v, which the compiler then does not fuse into a multiply-add.
-inline Vec rounded(Vec v) {
-#if defined(__AVX512F__)
-  __asm__("" : "+v"(v));
-#elif defined(__x86_64__)
-  __asm__("" : "+x"(v));
-#else
-  __asm__("" : "+w"(v));
-#endif
-  return v;
-}
 
 // a0 b0 + a1 b1 of the signed half-words of each word.
 inline IntVec dot_halves(IntVec a, IntVec b) {
@@ -85,7 +71,7 @@ inline IntVec nearest(Vec v) {
 #elif defined(__AVX2__)
   return (IntVec)_mm256_cvtps_epi32((__m256)v);
 #else
-  return (IntVec)rounded(v + 12582912.f) - 0x4b400000;
+  return (IntVec)in_register(v + 12582912.f) - 0x4b400000;
 #endif
 }
 

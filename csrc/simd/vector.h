@@ -7,26 +7,29 @@
 // For functions on arrays of vectors, which stay in registers only if they are inlined.
 #define ALWAYS_INLINE inline __attribute__((always_inline))
 
-// An operand of an empty asm statement: its value is computed once, into a register.
-#ifdef __aarch64__
-#define VECTOR_REGISTER "+w"
-#else
-#define VECTOR_REGISTER "+v"
-#endif
-
 typedef float Vec __attribute__((vector_size(kLanes * sizeof(float))));
 typedef int32_t IntVec __attribute__((vector_size(kLanes * sizeof(int32_t))));
 typedef float UnalignedVec __attribute__((vector_size(kLanes * sizeof(float)), aligned(4), may_alias));
 typedef int32_t UnalignedIntVec __attribute__((vector_size(kLanes * sizeof(int32_t)), aligned(4), may_alias));
 
 inline Vec load(const float* p) { return *reinterpret_cast<const UnalignedVec*>(p); }
-// Loads into a register. Where a vector is used several times the compiler may else load it each time as an
-// operand, and a load that crosses a cache line costs more than the arithmetic.
-inline Vec load_once(const float* p) {
-  Vec v = load(p);
-  __asm__("" : VECTOR_REGISTER(v));
+inline IntVec load_words(const void* p) { return *reinterpret_cast<const UnalignedIntVec*>(p); }
+inline void store_words(void* p, IntVec v) { *reinterpret_cast<UnalignedIntVec*>(p) = v; }
+
+// v, computed once, into a register: the compiler then neither fuses it into a multiply-add nor cancels it
+// against what follows.
+inline Vec in_register(Vec v) {
+#ifdef __aarch64__
+  __asm__("" : "+w"(v));
+#else
+  __asm__("" : "+v"(v));
+#endif
   return v;
 }
+
+// Where a vector is used several times the compiler may else load it each time as an operand, and a load that
+// crosses a cache line costs more than the arithmetic.
+inline Vec load_once(const float* p) { return in_register(load(p)); }
 inline void store(float* p, Vec v) { *reinterpret_cast<UnalignedVec*>(p) = v; }
 inline Vec splat(float s) { return s - Vec{}; }
 
@@ -131,11 +134,7 @@ inline Vec keep(Vec v, const int32_t* mask) {
 }
 
 // Adding 1.5 * 2^23 leaves the nearest integer in the low bits (|x| < 2^22).
-inline Vec round_to_int(Vec x) {
-  Vec shifted = x + 12582912.f;
-  __asm__("" : VECTOR_REGISTER(shifted));  // or the compiler might cancel the two
-  return shifted - 12582912.f;
-}
+inline Vec round_to_int(Vec x) { return in_register(x + 12582912.f) - 12582912.f; }
 
 // x * 2^n for whole n in the range of normal exponents.
 inline Vec scale_by_power_of_two(Vec x, Vec n) {

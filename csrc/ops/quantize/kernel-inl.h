@@ -26,7 +26,7 @@ void quantize_tile(const Quantize& a, PixelTile tile) {
       const float* x = a.x + (c + i) * a.x_stride + tile.first;
       const Vec scale = splat(a.scale[c + i]), shift = splat(a.shift[c + i]);
       for (int v = 0; v < V; ++v) {
-        q[i][v] = nearest(limit(rounded(load(x + tile.offset(v)) * scale) + shift, low, high));
+        q[i][v] = nearest(limit(in_register(load(x + tile.offset(v)) * scale) + shift, low, high));
       }
     }
     for (int v = 0; v < V; ++v) {
@@ -53,7 +53,7 @@ void dequantize_tile(const Dequantize& a, PixelTile tile) {
     for (int v = 0; v < V; ++v) {
       const IntVec words = load_words(x + tile.offset(v));
       const IntVec q = kWide ? half_of(words, part) : byte_of(words, part);
-      values[v] = reinterpret_cast<IntVec>(rounded(to_float(q) * scale) + shift);
+      values[v] = reinterpret_cast<IntVec>(in_register(to_float(q) * scale) + shift);
     }
     store_tile<V>(values, a.out.y + c * a.out.stride, tile, a.out, between);
   }

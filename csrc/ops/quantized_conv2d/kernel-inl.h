@@ -23,10 +23,10 @@ inline void finish_word(Sum sum, PixelTile tile, const QuantizedConv2d& a, int64
     const IntVec from = kResidual ? load_words(residual + offset) : IntVec{};
     IntVec q[kPerWord], words;
     for (int o = 0; o < kPerWord; ++o) {
-      Vec value = rounded(sum(o, v) * splat(e.scale[first + o])) + splat(e.shift[first + o]);
+      Vec value = in_register(sum(o, v) * splat(e.scale[first + o])) + splat(e.shift[first + o]);
       if (kResidual) {
         const IntVec other = kWide ? half_of(from, o) : byte_of(from, o);
-        value += rounded(to_float(other) * splat(e.residual_scale[first + o]));
+        value += in_register(to_float(other) * splat(e.residual_scale[first + o]));
       }
       q[o] = nearest(limit(value, low, high));
     }
@@ -48,14 +48,14 @@ void finish_floats(Vec (&values)[V], PixelTile tile, const QuantizedConv2d& a, i
   tile.vectors = V;
   TileBuffer<V> buffer;
   const Vec scale = splat(e.scale[output]), shift = splat(e.shift[output]);
-  for (Vec& v : values) v = rounded(v * scale) + shift;
+  for (Vec& v : values) v = in_register(v * scale) + shift;
   if (e.residual != nullptr) {
     const int part = static_cast<int>(output % kPerWord);
     const Vec weight = splat(e.residual_scale[output]);
     const float* residual = buffer.read(e.residual + output / kPerWord * e.residual_stride, tile, a.out);
     for (int v = 0; v < V; ++v) {
       const IntVec from = load_words(residual + tile.offset(v));
-      values[v] += rounded(to_float(kWide ? half_of(from, part) : byte_of(from, part)) * weight);
+      values[v] += in_register(to_float(kWide ? half_of(from, part) : byte_of(from, part)) * weight);
     }
   }
   activate<V>(values, e);

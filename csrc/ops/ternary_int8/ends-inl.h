@@ -6,10 +6,10 @@ inline IntVec load_bits(const float* p) { return *reinterpret_cast<const Unalign
 
 // The low byte of each word is the nearest integer of x * inverse, ties to even. NaN becomes -127.
 inline IntVec quantized(Vec x, Vec inverse) {
-  x = unfused(x * inverse);
+  x = in_register(x * inverse);
   x = x > -127.f ? x : splat(-127.f);
   x = x < 127.f ? x : splat(127.f);
-  return reinterpret_cast<IntVec>(unfused(x + 12582912.f));
+  return reinterpret_cast<IntVec>(in_register(x + 12582912.f));
 }
 
 void greatest_magnitude(const GreatestMagnitude& a) {
@@ -91,7 +91,7 @@ void quantize_image_row(const QuantizeImageRow& a) {
       for (int64_t l = 0; l < pixels; ++l) {
         int8_t* q = a.q + (p + l) * a.pixel_stride + first;
         if (q + kChannels <= end) {
-          store_codes(q, reinterpret_cast<IntVec>(square[l]));
+          store_words(q, reinterpret_cast<IntVec>(square[l]));
         } else {
           __builtin_memcpy(q, &square[l], static_cast<size_t>(bytes));
         }
@@ -115,19 +115,19 @@ void gather_row(const GatherRow& a) {
 template <class Ends>
 inline Vec finished(const Ends& a, int64_t row, int64_t output, IntVec sum) {
   Vec scale = splat(a.row_scale[row]);
-  if (a.scale != nullptr) scale = unfused(scale * load(a.scale + output));
-  const Vec y = unfused(__builtin_convertvector(sum, Vec) * scale);
+  if (a.scale != nullptr) scale = in_register(scale * load(a.scale + output));
+  const Vec y = in_register(__builtin_convertvector(sum, Vec) * scale);
   return a.bias != nullptr ? y + load(a.bias + output) : y;
 }
 
 inline Vec finished(const TernaryFinish& a, int64_t row, int64_t output) {
-  return finished(a, row, output, load_codes(a.sums + row * a.sums_row + output));
+  return finished(a, row, output, load_words(a.sums + row * a.sums_row + output));
 }
 
 inline float finished_one(const TernaryFinish& a, int64_t row, int64_t output) {
   Vec scale = splat(a.row_scale[row]);
-  if (a.scale != nullptr) scale = unfused(scale * a.scale[output]);
-  const Vec y = unfused(scale * static_cast<float>(a.sums[row * a.sums_row + output]));
+  if (a.scale != nullptr) scale = in_register(scale * a.scale[output]);
+  const Vec y = in_register(scale * static_cast<float>(a.sums[row * a.sums_row + output]));
   return (a.bias != nullptr ? y + a.bias[output] : y)[0];
 }
 

@@ -11,7 +11,7 @@
 #include <mutex>
 #include <vector>
 
-#include "core/aligned_bytes.h"
+#include "core/aligned.h"
 #include "ops/ternary/lists.h"
 
 namespace dynkern {

@@ -4,7 +4,7 @@
 template <class Run>
 inline void put_sums(const Run& a, int row, int64_t output, IntVec sum) {
   if (a.sums != nullptr) {
-    store_codes(a.sums + row * a.sums_row + output, sum);
+    store_words(a.sums + row * a.sums_row + output, sum);
   } else {
     store(a.results.y + row * a.results.y_row + output, finished(a.results, row, output, sum));
   }
@@ -29,7 +29,7 @@ inline void dense_tile(const TernaryDenseRun& a, int64_t first) {
     IntVec sum[G][R] = {};
     for (int64_t s = from; s < to; ++s) {
       IntVec packed[G];
-      for (int g = 0; g < G; ++g) packed[g] = load_codes(codes[g] + s * 64);
+      for (int g = 0; g < G; ++g) packed[g] = load_words(codes[g] + s * 64);
 #pragma GCC unroll 4
       for (int i = 0; i < 4; ++i) {
         IntVec code[G];
@@ -103,7 +103,7 @@ void lookup_rows(const TernaryLookupRun& a) {
         continue;
       }
       for (int v = 0; v < kGroupOutputs; v += kLanes)
-        put_sums(a, r, g * kGroupOutputs + v, load_codes(sums + v));
+        put_sums(a, r, g * kGroupOutputs + v, load_words(sums + v));
     }
   }
 }

@@ -238,9 +238,8 @@ struct WinogradChannel {
   float* y;
   const float* residual;
   int64_t pitch;
-  Vec scale, shift, weight, low, high;
+  Vec scale, shift, weight;
   const Epilogue& epilogue;
-  bool curved;  // the activation is more than a clamp
 
   WinogradChannel(const PlaneOutput& out, int64_t i)
       : y(out.y + i * out.stride),
@@ -250,15 +249,7 @@ struct WinogradChannel {
         scale(splat(out.epilogue.scale != nullptr ? out.epilogue.scale[i] : 1.f)),
         shift(splat(out.epilogue.shift != nullptr ? out.epilogue.shift[i] : 0.f)),
         weight(splat(out.epilogue.residual_scale != nullptr ? out.epilogue.residual_scale[i] : 1.f)),
-        low(splat(out.epilogue.low)),
-        high(splat(out.epilogue.high)),
-        epilogue(out.epilogue),
-        curved(epilogue.activation != Activation::kNone && epilogue.activation != Activation::kClamp) {
-    if (epilogue.activation == Activation::kNone) {
-      high = splat(__builtin_inff());
-      low = -high;
-    }
-  }
+        epilogue(out.epilogue) {}
 
   // Epilogue and store of four rows.
   void finish(Vec (&values)[kWinogradRows], const WinogradPlace& place) const {
@@ -277,18 +268,7 @@ struct WinogradChannel {
         for (int r = 0; r < place.rows; ++r) values[r] += load(from + r * pitch) * weight;
       }
     }
-    if (curved) {
-      // Of a copy, so that the values themselves can stay in registers.
-      Vec curve[kWinogradRows];
-      for (int r = 0; r < kWinogradRows; ++r) curve[r] = values[r];
-      winograd_activate(curve, epilogue);
-      for (int r = 0; r < kWinogradRows; ++r) values[r] = curve[r];
-    } else {
-      for (Vec& v : values) {
-        v = v < low ? low : v;
-        v = v > high ? high : v;
-      }
-    }
+    activate<kWinogradRows>(values, epilogue);
     float* to = y + place.start;
     if (place.below == kWinogradRows) {
       for (int r = 0; r < kWinogradRows; ++r)
@@ -303,11 +283,7 @@ struct WinogradChannel {
   }
 
  private:
-  // Not inlined, so that what is rare takes no registers from what is not.
-  __attribute__((noinline)) static void winograd_activate(Vec (&values)[kWinogradRows], const Epilogue& e) {
-    activate<kWinogradRows>(values, e);
-  }
-
+  // Not inlined, and given a copy, so that what is rare takes no registers from what is not.
   __attribute__((noinline)) void store_some(const Vec (&values)[kWinogradRows], const WinogradPlace& place,
                                             float* to) const {
     for (int r = 0; r < place.rows; ++r) {
