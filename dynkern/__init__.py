@@ -10,7 +10,7 @@ except ModuleNotFoundError as error:
         "(pip install .) and run from another folder, or build it in place (CONTRIBUTING.md)"
     ) from error
 
-from dynkern import models, nn, ops, quantize, subnets, ternary
+from dynkern import data, models, nn, ops, quantize, subnets, ternary, train
 from dynkern.checkpoint import load_checkpoint
 from dynkern.count import count
 from dynkern.engine import compile
@@ -29,6 +29,7 @@ __all__ = [
     "calibrate_bn",
     "compile",
     "count",
+    "data",
     "extract",
     "info",
     "load",
@@ -45,5 +46,6 @@ __all__ = [
     "subnets",
     "ternarize",
     "ternary",
+    "train",
     "using",
 ]

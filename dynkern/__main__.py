@@ -1,4 +1,4 @@
-"""The command line: ``python -m dynkern {info,bench,pack,tune}``, also installed as ``dynkern``."""
+"""The command line: ``python -m dynkern {info,bench,train,pack,tune}``, also installed as ``dynkern``."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from dynkern.checkpoint import load_checkpoint
 from dynkern.info import info
 from dynkern.io import save
 from dynkern.nn.packed import PackedTernary
+from dynkern.train import command as training
 from dynkern.usage import UsageError, asked
 
 
@@ -30,7 +31,7 @@ def parser() -> Parser:
     """The options of every command; each sets ``run`` to the function that carries it out."""
     top = Parser(prog="dynkern", description="Dynamic neural networks that are really cheaper at run time.")
     top.add_argument("--version", action="version", version=f"dynkern {dynkern.__version__}")
-    commands = top.add_subparsers(dest="command", required=True, metavar="{info,bench,pack,tune}")
+    commands = top.add_subparsers(dest="command", required=True, metavar="{info,bench,train,pack,tune}")
 
     about = "show versions, instruction sets, kernels, threads, CUDA and Triton"
     commands.add_parser("info", help=about, description=about).set_defaults(run=_info)
@@ -39,6 +40,9 @@ def parser() -> Parser:
     bench = commands.add_parser("bench", help=about, description=about)
     command.add_arguments(bench)
     bench.set_defaults(run=command.run)
+
+    about = "train networks of several widths, or ternary ones, on images"
+    training.add_commands(commands.add_parser("train", help=about, description=about))
 
     about = "make a trained network ternary and save it at 2 bits a weight"
     pack = commands.add_parser("pack", help=about, description=about)

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import os
-import secrets
 import zlib
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+
+from dynkern.files import replacing
 
 FORMAT_VERSION = 1
 _KEYS = {"format_version", "dynkern", "net", "crc32"}
@@ -25,23 +25,8 @@ def write(path: str | os.PathLike[str], tensors: dict[str, Tensor], net: str, dy
     """
     metadata = {"format_version": str(FORMAT_VERSION), "dynkern": dynkern, "net": net}
     metadata["crc32"] = checksum(tensors, metadata)
-    target = Path(os.path.realpath(path))
-    temporary = target.with_name(f".{target.name}.{secrets.token_hex(8)}.tmp")
-    try:
-        with temporary.open("xb") as file:
-            mode = os.fstat(file.fileno()).st_mode
+    with replacing(path) as temporary:
         save_file(tensors, temporary, metadata)
-        temporary.chmod(target.stat().st_mode if target.exists() else mode)
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)
-    folder = os.open(target.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 def read(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], str]:

@@ -44,13 +44,13 @@ def test_version_as_a_program() -> None:
 def test_help_names_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--help"]) == 0
     out = capsys.readouterr().out
-    assert all(name in out for name in ("info", "bench", "pack"))
+    assert all(name in out for name in ("info", "bench", "train", "pack"))
 
 
 @pytest.mark.parametrize(
     ("argv", "named"),
     [
-        ([], "{info,bench,pack,tune}"),
+        ([], "{info,bench,train,pack,tune}"),
         (["dance"], "dance"),
         (["info", "--loud"], "--loud"),
         (["bench", "--suite", "depth"], "--suite"),

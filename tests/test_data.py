@@ -201,7 +201,7 @@ def test_a_bad_label(tmp_path: Path, label: int | None) -> None:
 def test_a_missing_library_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: str) -> None:
     file = write(tmp_path / "a.parquet", [coded(images(1)[0])], [0])
     monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(ImportError, match=r"pip install 'dynkern\[bench\]'"):
+    with pytest.raises(ImportError, match=r"pip install 'dynkern\[train\]'"):
         read_parquet(file)
 
 

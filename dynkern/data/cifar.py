@@ -126,7 +126,7 @@ def _columns(file: Path) -> tuple[list[bytes | None], list[int | None]]:
         import pyarrow as pa
         from pyarrow import parquet
     except ImportError as error:
-        raise ImportError(f"reading {file.name} needs pyarrow: pip install 'dynkern[bench]'") from error
+        raise ImportError(f"reading {file.name} needs pyarrow: pip install 'dynkern[train]'") from error
     if not file.is_file():
         raise FileNotFoundError(f"file: expected a parquet file, got {file}, which is none")
     try:
@@ -160,7 +160,7 @@ def _decode(code: bytes | None, where: str) -> np.ndarray:
     try:
         from PIL import Image
     except ImportError as error:
-        raise ImportError("decoding images needs pillow: pip install 'dynkern[bench]'") from error
+        raise ImportError("decoding images needs pillow: pip install 'dynkern[train]'") from error
     if code is None:
         raise ValueError(f"{where}: expected an image, got none")
     try:

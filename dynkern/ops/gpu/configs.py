@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache, lru_cache
@@ -22,6 +21,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+from dynkern.files import cache_folder
 
 SCHEMA = 1
 # What tables call the convolutions that have a kernel of their own.
@@ -192,13 +193,6 @@ def _power(value: int, least: int) -> int:
 
 def _within(value: int, ends: tuple[int, int | None]) -> bool:
     return ends[0] <= value and (ends[1] is None or value <= ends[1])
-
-
-def cache_folder() -> Path:
-    """``$DYNKERN_CACHE``, or ``dynkern`` in the user's cache folder."""
-    given = os.environ.get("DYNKERN_CACHE")
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(given) if given else Path(base) / "dynkern"
 
 
 def user_table(device: Device) -> Path:
