@@ -1,8 +1,9 @@
-"""``dynkern train subnets``: fused training of a network of several widths."""
+"""``dynkern train subnets``: networks of several widths, one or a paper's whole set of experiments."""
 
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import Any
 
 from dynkern import models
@@ -10,16 +11,18 @@ from dynkern.data import Stream
 from dynkern.io import save
 from dynkern.subnets import slim
 from dynkern.train import options as shared
+from dynkern.train import paper000, suite
 from dynkern.train.evaluate import accuracies
 from dynkern.train.fused import fused
 from dynkern.train.loop import Hooks, fit
 from dynkern.train.progress import progress
 from dynkern.train.recipe import Recipe
-from dynkern.usage import UsageError, asked
+from dynkern.usage import asked
 
 DEFAULTS = Recipe()
 BATCH = 128
 WIDTHS = (0.25, 0.5, 0.75, 1.0)
+SUITES = {"paper000": paper000.jobs}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,6 +30,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     shared.add_arguments(parser, DEFAULTS, BATCH)
     parser.add_argument("--model", choices=models.names(), default="resnet20", help="the network (default %(default)s)")
     parser.add_argument("--widths", type=_widths, default=WIDTHS, metavar="W,W", help="its widths (default 0.25 to 1)")
+    many = parser.add_argument_group("a set of experiments instead")
+    many.add_argument("--suite", choices=SUITES, help="all runs of a paper, skipping what is done already")
+    many.add_argument("--only", metavar="NAME,NAME", help="only these runs")
+    many.add_argument("--list", action="store_true", help="show the runs and how far they are")
+    many.add_argument("--teacher", type=Path, metavar="FILE", help="a trained ResNet-32 (torch.save) to begin with")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -34,6 +42,14 @@ def run(options: argparse.Namespace) -> int:
     recipe = shared.recipe(options, DEFAULTS)
     train, test = shared.images(options)
     device = shared.prepare(options)
+    if options.suite is not None:
+        jobs = SUITES[options.suite]()
+        context = suite.Context(train, test, options.out, recipe, options.batch, device, options.teacher)
+        if not options.list:
+            with asked():
+                suite.run(jobs, context, options.only.split(",") if options.only else None)
+        print(suite.table(jobs, context))
+        return 0
     with asked():
         stream = Stream(train, options.batch, seed=options.seed)
         net = slim(models.build(options.model, num_classes=train.classes), options.widths).to(device)
@@ -41,8 +57,8 @@ def run(options: argparse.Namespace) -> int:
     def after_epoch(epoch: int) -> dict[str, Any]:
         return {f"accuracy {key}": value for key, value in accuracies(net, test).items()}
 
-    with asked("--out"):
-        history = fit(
+    with asked():
+        fit(
             net,
             stream,
             recipe,
@@ -52,7 +68,8 @@ def run(options: argparse.Namespace) -> int:
             progress=progress(options.model),
         )
         save(net, options.out / f"{options.model}.safetensors")
-    print(history[-1])
+    for key, value in accuracies(net, test).items():
+        print(f"{key}: {value:.2%}")
     return 0
 
 
@@ -60,4 +77,4 @@ def _widths(text: str) -> tuple[float, ...]:
     try:
         return tuple(float(part) for part in text.split(","))
     except ValueError:
-        raise UsageError(f"--widths: expected numbers with commas between, got {text!r}") from None
+        raise argparse.ArgumentTypeError(f"expected numbers with commas between, got {text!r}") from None
