@@ -9,7 +9,7 @@ from dynkern.nn.channel_pad import ChannelPad
 from dynkern.subnets.flow import Flow, Ports
 from dynkern.subnets.groups import Groups
 from dynkern.subnets.layout import Segment
-from dynkern.subnets.spec import Channels, SubNet, prefix, uniform
+from dynkern.subnets.spec import Channels, SubNet, prefix, uniform_count
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def choose(flow: Flow, spec: float | SubNet, divisor: int) -> Active:
 
 
 def _uniform(groups: Groups, width: float, divisor: int) -> dict[int, Channels]:
-    return {g: uniform(groups.size(g) or 0, width, divisor) for g in groups.sliceable()}
+    return {g: uniform_count(groups.size(g) or 0, width, divisor) for g in groups.sliceable()}
 
 
 def _named(flow: Flow, spec: SubNet) -> dict[int, Channels]:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import math
 import operator
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
+from dynkern.files import replacing
 from dynkern.nn.selection import Key
 
 Channels = int | tuple[int, ...]
@@ -56,6 +59,31 @@ class SubNet:
         if not isinstance(data, dict) or set(data) != {"name", "channels"}:
             raise ValueError(f"text: expected an object with 'name' and 'channels', got {text[:40]!r}")
         return cls(data["name"], data["channels"])
+
+
+def write_subnets(subnets: Iterable[SubNet], path: str | os.PathLike[str]) -> None:
+    """Write sub-nets to a JSON file, a list of what :meth:`SubNet.to_json` gives; whole or not at all."""
+    with replacing(path) as temporary:
+        temporary.write_text("[\n" + ",\n".join(subnet.to_json() for subnet in subnets) + "\n]\n")
+
+
+def read_subnets(path: str | os.PathLike[str]) -> list[SubNet]:
+    """The sub-nets that :func:`write_subnets` wrote.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: it holds something else.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"path: expected a file of sub-nets, got {path}, which is none")
+    try:
+        entries = json.loads(path.read_text())
+        if not isinstance(entries, list):
+            raise ValueError("expected a list")
+        return [SubNet.from_json(json.dumps(entry)) for entry in entries]
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path}: cannot be read as sub-nets: {error}") from error
 
 
 def _channels(layer: Any, value: Any) -> Channels:
@@ -121,7 +149,7 @@ def check_divisor(divisor: Any) -> int:
     return divisor
 
 
-def uniform(channels: int, width: float, divisor: int) -> int:
+def uniform_count(channels: int, width: float, divisor: int) -> int:
     """How many of ``channels`` a uniform sub-net keeps (equation 1 of Yang & Fan, ASP-DAC 2021).
 
     ``width * channels`` rounded as by :func:`scaled`, at most ``channels``.

@@ -120,7 +120,8 @@ def run(jobs: Sequence[Job], context: Context, only: Sequence[str] | None = None
         found = {"about": job.about, **found, "wall_seconds": time.monotonic() - began, **facts()}
         with replacing(context.file(job.name, "result.json")) as temporary:
             temporary.write_text(json.dumps(found, indent=1) + "\n")
-        context.file(job.name, "run.pt").unlink(missing_ok=True)
+        for checkpoint in (context.out / job.name).glob("*.pt"):
+            checkpoint.unlink()
         done.append(job.name)
     return done
 
