@@ -14,6 +14,7 @@ from dynkern import data, models, nn, ops, quantize, subnets, ternary, train
 from dynkern.checkpoint import load_checkpoint
 from dynkern.count import count
 from dynkern.engine import compile
+from dynkern.governor import Governor
 from dynkern.info import info
 from dynkern.io import load, save
 from dynkern.ops import TernaryWeight
@@ -23,6 +24,7 @@ from dynkern.ternary import pack, ternarize
 __version__ = "0.1.0"
 
 __all__ = [
+    "Governor",
     "SubNet",
     "TernaryWeight",
     "__version__",
