@@ -15,6 +15,7 @@ from dynkern.checkpoint import load_checkpoint
 from dynkern.count import count
 from dynkern.engine import compile
 from dynkern.governor import Governor
+from dynkern.importers import load_slimmable
 from dynkern.info import info
 from dynkern.io import load, save
 from dynkern.ops import TernaryWeight
@@ -36,6 +37,7 @@ __all__ = [
     "info",
     "load",
     "load_checkpoint",
+    "load_slimmable",
     "models",
     "nn",
     "ops",

@@ -38,7 +38,16 @@ def load_checkpoint(model: Module, path: str | os.PathLike[str], prefix: str = "
         ValueError: the file is no such checkpoint, or names or shapes differ; the message lists which.
     """
     path = Path(path)
-    found = _strip(_read(path), prefix, path)
+    return fill(model, read_state(path, prefix), path)
+
+
+def read_state(path: Path, prefix: str = "module.") -> dict[str, Tensor]:
+    """The state dict in the file, without ``prefix``; errors as of :func:`load_checkpoint`."""
+    return _strip(_read(path), prefix, path)
+
+
+def fill(model: Module, found: Mapping[str, Tensor], path: Path) -> Module:
+    """Load ``found``, which was read from ``path``, if all of it fits; ``ValueError`` lists what does not."""
     expected = model.state_dict()
     missing = [k for k in expected if k not in found and k.rpartition(".")[2] != OPTIONAL]
     unexpected = [k for k in found if k not in expected]
