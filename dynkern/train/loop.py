@@ -14,7 +14,7 @@ from torch import nn
 
 from dynkern.data.stream import Stream, mixed
 from dynkern.nn.dynamic import device_of
-from dynkern.train import state
+from dynkern.train import distributed, state
 from dynkern.train.progress import Progress, Silent
 from dynkern.train.recipe import Recipe
 from dynkern.train.state import Stateful
@@ -61,7 +61,8 @@ def fit(
 
     Args:
         net: trained in place, on its device; in training mode afterwards.
-        data: gives the batches of each epoch.
+        data: gives the batches of each epoch. If it is one of several processes', a process group must be there;
+            gradients and batch norms are then those of the joint batch, and process 0 writes the checkpoint.
         recipe: optimiser, learning rates, precision and seed.
         step: computes the loss of a batch and adds its gradients; it runs under the recipe's autocast.
         hooks: what else happens.
@@ -88,16 +89,17 @@ def fit(
     told.begin(recipe.epochs, data.steps, len(history))
     try:
         # Random numbers of the caller are left alone.
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(), distributed.parallel(net, data.processes) as called:
             for epoch in range(len(history) + 1, recipe.epochs + 1):
                 torch.manual_seed(mixed(recipe.seed, epoch))
                 hooks.before_epoch(epoch)
-                record = _epoch(epoch, net, data, recipe, optimizer, step, hooks, told)
+                record = _epoch(epoch, called, data, recipe, optimizer, step, hooks, told)
                 record.update(hooks.after_epoch(epoch) or {})
                 history.append(record)
                 told.epoch(record)
-                if checkpoint is not None:
+                if checkpoint is not None and data.rank == 0:
                     state.save(checkpoint, everything, identity, history)
+                distributed.wait(data.processes)
     finally:
         told.end()
     net.train()
@@ -118,7 +120,7 @@ def _epoch(
     device = device_of(net) or torch.device("cpu")
     rates = recipe.rates()
     began = time.perf_counter()
-    loss, correct, seen = 0.0, 0.0, 0
+    loss, correct, seen = 0.0, 0.0, 0.0
     for i, (x, y) in enumerate(data.epoch(epoch)):
         for group in optimizer.param_groups:
             group["lr"] = rates(epoch - 1 + i / data.steps)
@@ -134,6 +136,7 @@ def _epoch(
         if not loss < float("inf"):
             raise RuntimeError(f"loss: not finite in epoch {epoch}, step {i + 1}; a lower learning rate may help")
         told.step(epoch, i + 1, loss / seen, correct / seen)
+    loss, correct, seen = distributed.summed((loss, correct, seen), data.processes, device)
     return {
         "epoch": epoch,
         "seconds": time.perf_counter() - began,

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import replace
+import os
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
-from dynkern.data import Images, load_images
+from dynkern.data import Images, Stream, load_images
+from dynkern.train import distributed
 from dynkern.train.recipe import PRECISIONS, Recipe
 from dynkern.usage import UsageError, asked
 
@@ -49,15 +51,32 @@ def images(options: argparse.Namespace) -> tuple[Images, Images]:
         return train, test
 
 
-def prepare(options: argparse.Namespace) -> torch.device:
-    """Make the folder, set the threads, and find the device."""
+@dataclass(frozen=True)
+class Place:
+    """Where a run happens: its device, and which of how many processes this is."""
+
+    device: torch.device
+    rank: int = 0
+    processes: int = 1
+
+    def stream(self, data: Images, batch: int, seed: int) -> Stream:
+        """The part of every batch that this process takes."""
+        return Stream(data, batch, seed=seed, rank=self.rank, processes=self.processes)
+
+
+def prepare(options: argparse.Namespace) -> Place:
+    """Make the folder, set the threads, find the device, and meet the other processes of ``torchrun``."""
     with asked("--out"):
         options.out.mkdir(parents=True, exist_ok=True)
     if options.threads is not None:
         if options.threads < 1:
             raise UsageError(f"--threads: expected 1 or more, got {options.threads}")
         torch.set_num_threads(options.threads)
+    rank, processes = distributed.start()
+    name = options.device
+    if name == "cuda" and processes > 1:
+        name = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
     with asked("--device"):
-        device = torch.device(options.device)
+        device = torch.device(name)
         torch.empty(0, device=device)
-        return device
+    return Place(device, rank, processes)

@@ -12,7 +12,7 @@ from torch import nn
 from dynkern import models
 from dynkern.checkpoint import load_checkpoint
 from dynkern.count import Count, count
-from dynkern.data import Images, Stream
+from dynkern.data import Images
 from dynkern.io import load, save
 from dynkern.subnets import (
     GroupLasso,
@@ -28,6 +28,7 @@ from dynkern.train.evaluate import accuracies, accuracy, evaluating
 from dynkern.train.fused import fused
 from dynkern.train.generate import Generated, Run, Snapshot, multi_path, single_path
 from dynkern.train.loop import History, Hooks
+from dynkern.train.paper000_measure import integers, latencies
 from dynkern.train.recipe import Recipe
 from dynkern.train.suite import GLANCE, Context, Job
 
@@ -44,6 +45,8 @@ NAMES = ("subnet1", "subnet2", "subnet3")
 # comes to rest where all that are left are alike: nearer to 1 for smaller sub-nets.
 BETAS = {"subnet1": 0.98, "subnet2": 0.96, "subnet3": 0.92}
 SHRINKS, SHRINKS_CLIPPED = 1.5, 12.0
+# The networks with sub-nets.
+NETWORKS = ("ours-u", "s-nn", "ours-s", "ours-m", "group-lasso")
 # Of its channels each layer keeps so many.
 LEAST = 0.1
 INPUT = torch.zeros(1, 3, 32, 32)
@@ -55,6 +58,7 @@ def jobs() -> list[Job]:
         Job("teacher", "ResNet-32, trained by others, fine-tuned on these images", _teacher),
         Job("individual-1.0", "ResNet-20 alone", _individual(1.0)),
         Job("ours-u", "uniform sub-nets, fused, taught by the ResNet-32 (Ours-U)", _ours_u, after=("teacher",)),
+        Job("integers", "Ours-U in 16 and 8 bits", integers("ours-u", "teacher"), after=("ours-u", "teacher")),
         Job("s-nn", "uniform sub-nets, fused (slimmable network)", _s_nn),
         *(Job(f"individual-{w}", f"ResNet-20 at width {w} alone", _individual(w)) for w in WIDTHS[:-1]),
         Job("background", "ResNet-20 with a projection in every block, alone: what is pruned", _background),
@@ -78,6 +82,7 @@ def jobs() -> list[Job]:
             )
             for name in NAMES
         ),
+        Job("latency", "time of every sub-net", latencies(*NETWORKS), after=NETWORKS),
     ]
 
 
@@ -121,7 +126,7 @@ def _single_path(context: Context, job: str) -> dict[str, Any]:
     sizes = [Snapshot(name, size=size) for name, size in zip(NAMES, _sizes(context), strict=True)]
     found = single_path(
         net,
-        Stream(context.train, context.batch, seed=recipe.seed),
+        context.stream(recipe.seed),
         recipe,
         lasso,
         sizes,
@@ -143,7 +148,7 @@ def _multi_path(clipped: bool) -> Callable[[Context, str], dict[str, Any]]:
         ]
         found = multi_path(
             lambda: _trained(context),
-            Stream(context.train, context.batch, seed=recipe.seed),
+            context.stream(recipe.seed),
             recipe,
             runs,
             INPUT.to(context.device),

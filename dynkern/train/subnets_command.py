@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from dynkern import models
-from dynkern.data import Stream
 from dynkern.io import save
 from dynkern.subnets import slim
 from dynkern.train import options as shared
-from dynkern.train import paper000, suite
+from dynkern.train import paper000, paper000_report, suite
 from dynkern.train.evaluate import accuracies
 from dynkern.train.fused import fused
 from dynkern.train.loop import Hooks, fit
@@ -22,7 +21,7 @@ from dynkern.usage import asked
 DEFAULTS = Recipe()
 BATCH = 128
 WIDTHS = (0.25, 0.5, 0.75, 1.0)
-SUITES = {"paper000": paper000.jobs}
+SUITES = {"paper000": (paper000.jobs, paper000_report.write)}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,6 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     many.add_argument("--suite", choices=SUITES, help="all runs of a paper, skipping what is done already")
     many.add_argument("--only", metavar="NAME,NAME", help="only these runs")
     many.add_argument("--list", action="store_true", help="show the runs and how far they are")
+    many.add_argument("--report", type=Path, metavar="DIR", help="write tables and plots of what is done there")
     many.add_argument("--teacher", type=Path, metavar="FILE", help="a trained ResNet-32 (torch.save) to begin with")
 
 
@@ -41,18 +41,12 @@ def run(options: argparse.Namespace) -> int:
     """Train, and save the network with all its sub-nets."""
     recipe = shared.recipe(options, DEFAULTS)
     train, test = shared.images(options)
-    device = shared.prepare(options)
+    place = shared.prepare(options)
     if options.suite is not None:
-        jobs = SUITES[options.suite]()
-        context = suite.Context(train, test, options.out, recipe, options.batch, device, options.teacher)
-        if not options.list:
-            with asked():
-                suite.run(jobs, context, options.only.split(",") if options.only else None)
-        print(suite.table(jobs, context))
-        return 0
+        return _suite(options, suite.Context(train, test, options.out, recipe, options.batch, place, options.teacher))
     with asked():
-        stream = Stream(train, options.batch, seed=options.seed)
-        net = slim(models.build(options.model, num_classes=train.classes), options.widths).to(device)
+        stream = place.stream(train, options.batch, options.seed)
+        net = slim(models.build(options.model, num_classes=train.classes), options.widths).to(place.device)
 
     def after_epoch(epoch: int) -> dict[str, Any]:
         return {f"accuracy {key}": value for key, value in accuracies(net, test).items()}
@@ -65,11 +59,25 @@ def run(options: argparse.Namespace) -> int:
             step=fused(),
             hooks=Hooks(after_epoch=after_epoch),
             checkpoint=options.out / "run.pt",
-            progress=progress(options.model),
+            progress=progress(options.model) if place.rank == 0 else None,
         )
         save(net, options.out / f"{options.model}.safetensors")
     for key, value in accuracies(net, test).items():
         print(f"{key}: {value:.2%}")
+    return 0
+
+
+def _suite(options: argparse.Namespace, context: suite.Context) -> int:
+    make, report = SUITES[options.suite]
+    jobs = make()
+    with asked():
+        if not options.list and options.report is None:
+            suite.run(jobs, context, options.only.split(",") if options.only else None)
+        if options.report is not None:
+            found = {job.name: context.result(job.name) for job in jobs}
+            for file in report({name: result for name, result in found.items() if result}, options.report):
+                print(f"wrote {file}")
+    print(suite.table(jobs, context))
     return 0
 
 

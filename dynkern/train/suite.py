@@ -15,8 +15,10 @@ from torch import nn
 from dynkern.bench.machine import facts
 from dynkern.data import Images, Stream
 from dynkern.files import replacing
+from dynkern.train import distributed
 from dynkern.train.loop import History, Hooks, fit
-from dynkern.train.progress import Progress, progress
+from dynkern.train.options import Place
+from dynkern.train.progress import Progress, Silent, progress
 from dynkern.train.recipe import Recipe
 from dynkern.train.steps import LossStep, classify
 
@@ -33,7 +35,7 @@ class Context:
         out: the folder, with one folder per run.
         recipe: of a run of full length; the others differ in what they say.
         batch: images per step.
-        device: where to train.
+        place: where to train.
         teacher: a trained network of others to begin with, or None.
     """
 
@@ -42,7 +44,7 @@ class Context:
     out: Path
     recipe: Recipe
     batch: int
-    device: torch.device
+    place: Place
     teacher: Path | None = None
 
     def fit(
@@ -57,7 +59,7 @@ class Context:
         """Train ``net`` as run ``job``."""
         return fit(
             net,
-            Stream(self.train, self.batch, seed=recipe.seed),
+            self.stream(recipe.seed),
             recipe,
             step=step,
             hooks=hooks,
@@ -65,6 +67,15 @@ class Context:
             parts=parts,
             progress=self.progress(job),
         )
+
+    @property
+    def device(self) -> torch.device:
+        """Where networks are."""
+        return self.place.device
+
+    def stream(self, seed: int) -> Stream:
+        """The batches that this process trains on."""
+        return self.place.stream(self.train, self.batch, seed)
 
     def file(self, job: str, name: str) -> Path:
         """A file of run ``job``."""
@@ -77,7 +88,7 @@ class Context:
 
     def progress(self, job: str) -> Progress:
         """What shows how run ``job`` goes."""
-        return progress(job)
+        return progress(job) if self.place.rank == 0 else Silent()
 
 
 @dataclass(frozen=True)
@@ -118,10 +129,12 @@ def run(jobs: Sequence[Job], context: Context, only: Sequence[str] | None = None
         began = time.monotonic()
         found = job.run(context, job.name)
         found = {"about": job.about, **found, "wall_seconds": time.monotonic() - began, **facts()}
-        with replacing(context.file(job.name, "result.json")) as temporary:
-            temporary.write_text(json.dumps(found, indent=1) + "\n")
-        for checkpoint in (context.out / job.name).glob("*.pt"):
-            checkpoint.unlink()
+        if context.place.rank == 0:
+            with replacing(context.file(job.name, "result.json")) as temporary:
+                temporary.write_text(json.dumps(found, indent=1) + "\n")
+            for checkpoint in (context.out / job.name).glob("*.pt"):
+                checkpoint.unlink()
+        distributed.wait(context.place.processes)
         done.append(job.name)
     return done
 
