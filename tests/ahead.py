@@ -20,6 +20,7 @@ from dynkern.ops import TernaryWeight
 from dynkern.ops.gpu import configs
 from dynkern.ops.gpu.configs import DEPTHWISE, Config, Device
 from dynkern.ops.gpu.epilogue import Epilogue
+from dynkern.ops.quantize import Activation
 from dynkern.ops.sliced_conv2d import triton as sliced
 from dynkern.ops.ternary_conv2d import triton as ternary
 
@@ -109,11 +110,10 @@ def launch_of(case: Case) -> Recorder:
         quantized = (torch.zeros_like(x, dtype=torch.int8), torch.zeros(1))
         with (
             mock.patch.object(ternary, "ternary_kernel", recorder),
-            mock.patch.object(ternary, "quantize", return_value=quantized),
+            mock.patch.object(ternary, "quantize_rows", return_value=quantized),
             mock.patch.object(configs, "NO_DEVICE", Device("a GPU", case.capability, 132)),
         ):
-            act = "int8" if case.dtype == "int8" else "float32"
-            ternary.run(*args, activation=act, epilogue=epilogue, config=config)
+            ternary.run(*args, Activation(case.dtype == "int8"), epilogue=epilogue, config=config)
         return recorder
     name = "depthwise_kernel" if groups > 1 else "conv_kernel"
     recorder = Recorder(getattr(sliced, name))
@@ -131,7 +131,8 @@ def build(case: Case) -> Compiled:
 def build_launch(kernel: Any, args: tuple[Any, ...], options: dict[str, Any], capability: tuple[int, int]) -> Compiled:
     """Compile ``kernel[grid](*args, **options)``: tensors are taken to be aligned, as PyTorch allocates them."""
     options = dict(options)
-    size = {name: options.pop(name) for name in ("num_warps", "num_stages") if name in options}
+    names = ("num_warps", "num_stages", "enable_fp_fusion")
+    size = {name: options.pop(name) for name in names if name in options}
     given = {**dict(zip(kernel.arg_names, args, strict=False)), **options}
     signature, constants, attributes = {}, {}, {}
     for i, (name, parameter) in enumerate(zip(kernel.arg_names, kernel.params, strict=True)):

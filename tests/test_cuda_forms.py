@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from dynkern import _C
+from dynkern.ops.quantize import FLOATS, Activation
 from dynkern.ops.ternary_linear import cuda, cuda_forms
 from dynkern.ops.ternary_weight import pack_signs
 
@@ -59,8 +60,10 @@ def test_a_table_that_cannot_be_followed(change: dict[str, Any], message: str) -
 
 def call(**changes: Any) -> tuple:
     """The arguments of ``why_not``, on the CPU: it looks at the device last."""
+    changes.setdefault("activation", FLOATS)
     x, packed = torch.ones(2, 8, dtype=torch.bfloat16), torch.zeros(4, 2, dtype=torch.uint8)
-    names = ("x", "packed", "scale", "bias", "in_features", "out_features", "in_index", "out_index")
+    names = ("x", "packed", "scale", "bias", "in_features", "out_features", "in_index", "out_index",
+             "activation")  # fmt: skip
     return tuple(({"x": x, "packed": packed, "in_features": 8} | changes).get(name) for name in names)
 
 
@@ -68,7 +71,9 @@ def call(**changes: Any) -> tuple:
 @pytest.mark.parametrize(
     ("changes", "why"),
     [({"x": torch.ones(2, 8)}, "torch.float32 has no kernel"), ({"in_index": torch.arange(8)}, "index sets"),
-     ({"out_index": torch.arange(2)}, "index sets"), ({"x": torch.ones(0, 8, dtype=torch.float16)}, "nothing")],
+     ({"out_index": torch.arange(2)}, "index sets"), ({"x": torch.ones(0, 8, dtype=torch.float16)}, "nothing"),
+     ({"x": torch.ones(2, 8).double(), "activation": Activation(True)}, "torch.float64 has no kernel"),
+     ({"x": torch.ones(1, 262144), "activation": Activation(True), "in_features": 262144}, "too long for sums of int8")],
 )  # fmt: skip
 def test_why_not(changes: dict[str, Any], why: str) -> None:
     assert why in (cuda.why_not(*call(**changes)) or "")
@@ -77,21 +82,6 @@ def test_why_not(changes: dict[str, Any], why: str) -> None:
 def test_a_build_without_kernels_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_C, "cuda_architectures", None)
     assert "no CUDA C++ kernels" in (cuda.why_not(*call()) or "")
-
-
-def test_quantized_rows() -> None:
-    x = torch.randn(5, 33).to(torch.bfloat16)
-    x[1] = 0
-    x[2, 3], x[3, 4] = float("nan"), float("-inf")
-    values, scale = cuda.quantize_rows(x)
-    assert values.dtype == torch.int8
-    assert scale[1] == 1
-    assert values[1].count_nonzero() == 0
-    assert scale[2].isnan()
-    assert scale[3].isnan()
-    error = (values.float() * scale[:, None] - x.float())[[0, 4]].abs()
-    assert (error <= scale[[0, 4], None] * 0.5001).all()
-    assert (values[[0, 4]].abs().amax(1) == 127).all()
 
 
 WEIGHT = {"form": 0, "outputs": 20, "inputs": 100, "words": 256, "starts": 0, "bases": 0, "rest": 0,
@@ -131,7 +121,7 @@ def test_a_call_is_refused_by_name(changes: dict[str, int], message: str) -> Non
 @built
 def test_sums_that_int8_cannot_hold_are_refused() -> None:
     weight = _C.CudaTernaryLinear(**(WEIGHT | {"inputs": 300_000}))
-    with pytest.raises(ValueError, match="inputs: expected at most 262143 of int8, got 300000"):
+    with pytest.raises(ValueError, match=f"inputs: expected at most {cuda.MOST_INT8_INPUTS} of int8, got 300000"):
         weight.needs(0, 1, 300_000, 20)
     assert weight.needs(1, 1, 300_000, 20)[2] > 1
 

@@ -7,6 +7,8 @@ import json
 import logging
 import subprocess
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -25,7 +27,7 @@ from dynkern.ops.gpu.derived import Derived
 from dynkern.ops.gpu.epilogue import Epilogue
 from dynkern.ops.gpu.ternary_codes import codes_for, dense_for
 
-OPS = tuple(dispatch.BACKENDS)
+OPS = (*dispatch.BACKENDS, "ternary_linear_int8", "ternary_conv2d_int8")
 H200 = Device("NVIDIA H200", (9, 0), 132)
 
 
@@ -35,7 +37,7 @@ GEOMETRY = (2, 2, 1, 1, 1, 1, 1, 1)
 def fake_arguments(op: str, last: bool, device: str = "cuda") -> tuple[Any, ...]:
     """Arguments of the registered ``op``: fake tensors, a narrow width of a padded, strided layer."""
     new: dict[str, Any] = {"device": device, "dtype": torch.float16}
-    conv = op.endswith("conv2d")
+    conv = "conv2d" in op
     # Made as it shall be: views of fake CUDA tensors are more than a PyTorch without CUDA can do.
     form = torch.channels_last if conv and last else torch.contiguous_format
     x = torch.empty((2, 6, 9, 7) if conv else (2, 3, 6), **new, memory_format=form)
@@ -45,7 +47,8 @@ def fake_arguments(op: str, last: bool, device: str = "cuda") -> tuple[Any, ...]
     if not op.startswith("ternary"):
         return x, torch.empty(shape, **new), bias, *how, 12, None, None
     packed = torch.empty(16, -(-torch.Size(shape[1:]).numel() // 4), dtype=torch.uint8, device=device)
-    return x, packed, torch.empty(16, device=device), bias, shape if conv else 8, *how, 12, None, None
+    quantized = (None, True) if op.endswith("int8") else ()
+    return x, packed, torch.empty(16, device=device), bias, shape if conv else 8, *how, 12, None, None, *quantized
 
 
 @pytest.mark.parametrize("last", [False, True])
@@ -55,9 +58,9 @@ def test_fake_cuda_tensors_run_through_every_op(op: str, last: bool) -> None:
     with FakeTensorMode():
         args = fake_arguments(op, last)
         y = getattr(torch.ops.dynkern, op)(*args)
-        assert y.shape == ((2, 12, 5, 4) if op.endswith("conv2d") else (2, 3, 12))
+        assert y.shape == ((2, 12, 5, 4) if "conv2d" in op else (2, 3, 12))
         assert (y.dtype, y.device) == (torch.float16, torch.device("cuda:0"))
-        channels_last = last and op.endswith("conv2d")
+        channels_last = last and "conv2d" in op
         assert y.is_contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
 
 
@@ -66,8 +69,14 @@ def test_public_functions_take_fake_cuda_tensors(op: str) -> None:
     with FakeTensorMode(), torch.no_grad():
         x, weight, *rest = fake_arguments(op, True)
         if op.startswith("ternary"):
-            weight = ops.TernaryWeight(weight, rest[2] if op.endswith("conv2d") else (16, 8), rest[0])
-        assert getattr(ops, op)(x, weight).device == torch.device("cuda:0")
+            weight = ops.TernaryWeight(weight, rest[2] if "conv2d" in op else (16, 8), rest[0])
+        assert public(op)(x, weight).device == torch.device("cuda:0")
+
+
+def public(op: str) -> Callable[..., Tensor]:
+    """The function that calls the registered ``op``."""
+    function = getattr(ops, op.removesuffix("_int8"))
+    return partial(function, activation="int8") if op.endswith("_int8") else function
 
 
 @pytest.mark.parametrize("op", OPS)
@@ -76,13 +85,13 @@ def test_errors_are_those_of_the_cpu(op: str) -> None:
 
     def mistake(device: str) -> str:
         with FakeTensorMode():
-            x = torch.empty((1, 9, 4, 4) if op.endswith("conv2d") else (1, 9), device=device)
-            shape = (4, 8, 1, 1) if op.endswith("conv2d") else (4, 8)
+            x = torch.empty((1, 9, 4, 4) if "conv2d" in op else (1, 9), device=device)
+            shape = (4, 8, 1, 1) if "conv2d" in op else (4, 8)
             weight: Any = torch.empty(shape, device=device)
             if op.startswith("ternary"):
                 weight = ops.TernaryWeight(torch.empty(4, 2, dtype=torch.uint8, device=device), shape)
             with pytest.raises(ValueError, match="expected 1 to 8 channels") as caught:
-                getattr(ops, op)(x, weight)
+                public(op)(x, weight)
             return str(caught.value)
 
     assert mistake("cuda") == mistake("cpu")

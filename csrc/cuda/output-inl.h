@@ -38,9 +38,14 @@ DK_DEVICE float in_units(int32_t sum, int unit) { return static_cast<float>(sum 
 template <class Sum>
 DK_DEVICE void store_result(const LinearArguments& a, int row, int output, Sum sum, int unit) {
   float v = in_units(sum, unit);
-  if (a.row_scale != nullptr) v *= a.row_scale[row];
-  if (a.scale != nullptr) v *= a.scale[output];
-  if (a.bias != nullptr) v += load_as_float(a.bias, a.bias_type, output);
+  if (a.row_scale != nullptr) {
+    // The two scales first, and no product fused with the sum after it: the CPU's kernels round like this.
+    const float row_scale = a.row_scale[row];
+    v = rounded_product(v, a.scale == nullptr ? row_scale : rounded_product(row_scale, a.scale[output]));
+  } else if (a.scale != nullptr) {
+    v = rounded_product(v, a.scale[output]);
+  }
+  if (a.bias != nullptr) v = rounded_sum(v, load_as_float(a.bias, a.bias_type, output));
   const int64_t i = static_cast<int64_t>(row) * a.outputs + output;
   if (a.y_type == Type::kFloat32) {
     static_cast<float*>(a.y)[i] = v;

@@ -60,6 +60,10 @@ DK_DEVICE void copy_async(void* shared, const void* global) {
 }
 DK_DEVICE void wait_for_copies() { asm volatile("cp.async.wait_all;" ::: "memory"); }
 
+// Rounded once each, whatever stands around them.
+DK_DEVICE float rounded_product(float a, float b) { return __fmul_rn(a, b); }
+DK_DEVICE float rounded_sum(float a, float b) { return __fadd_rn(a, b); }
+
 DK_DEVICE float float_of_half(uint16_t bits) {
   float v;
   asm("cvt.f32.f16 %0, %1;" : "=f"(v) : "h"(bits));

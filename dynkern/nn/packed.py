@@ -177,7 +177,8 @@ class PackedTernaryLinear(PackedTernary):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
         super()._apply(fn, recurse)
         if self.packed.is_cuda and _C.cuda_architectures is not None:
-            cuda_forms.prepare(self.weight.packed, self.in_features)
+            kind = torch.int8 if self.activation == "int8" else torch.bfloat16
+            cuda_forms.prepare(self.weight.packed, self.in_features, kind)
         return self
 
     def forward(self, x: Tensor) -> Tensor:

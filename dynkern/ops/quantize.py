@@ -30,6 +30,9 @@ class Activation(NamedTuple):
     per_row: bool = True
 
 
+FLOATS = Activation(False)
+
+
 def read(activation: str, scale: str | float) -> Activation:
     """The arguments ``activation`` and ``activation_scale`` of the ternary operators, checked."""
     if activation not in ("float32", "int8"):

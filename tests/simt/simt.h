@@ -68,6 +68,8 @@ void copy_async(void* shared, const void* global) {
   simt::copy_later(shared, global, Bytes);
 }
 inline void wait_for_copies() { simt::finish_copies(); }
+inline float rounded_product(float a, float b) { return a * b; }
+inline float rounded_sum(float a, float b) { return a + b; }
 inline float float_of_half(uint16_t bits) {
   _Float16 v;
   std::memcpy(&v, &bits, 2);

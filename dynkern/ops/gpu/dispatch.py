@@ -14,6 +14,7 @@ from torch import Tensor
 from dynkern import _C
 from dynkern.ops.gpu.layout import output_format
 from dynkern.ops.library import fallback, lib
+from dynkern.ops.quantize import Activation
 
 # The backends of every operator, the preferred one first: dynkern/ops/<operator>/<backend>.py.
 BACKENDS: Mapping[str, tuple[str, ...]] = {
@@ -23,10 +24,16 @@ BACKENDS: Mapping[str, tuple[str, ...]] = {
     "ternary_linear": ("triton",) if _C.cuda_architectures is None else ("cuda", "triton"),
 }
 TORCH = "torch"
+# What the name of an operator whose activations are quantised ends with.
+INT8 = "_int8"
 
 
 class Backend(Protocol):
-    """What a backend's module has. Both functions take the operator's own arguments, which were checked."""
+    """What a backend's module has. Both functions take the operator's own arguments, which were checked.
+
+    Those of the ternary operators take one more, an :class:`dynkern.ops.quantize.Activation`, where activations are
+    quantised.
+    """
 
     def why_not(self, *args: Any) -> str | None:
         """Why this backend should not run the call, in words that name no size; None if it should."""
@@ -38,12 +45,15 @@ class Backend(Protocol):
 def register(op: str, shape: Callable[..., object], reference: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """Give ``op`` its implementation for CUDA tensors, and return it.
 
-    ``shape`` checks the arguments; ``reference`` is what PyTorch runs where no backend takes the call.
+    ``shape`` checks the arguments; ``reference`` is what PyTorch runs where no backend takes the call. The int8 form
+    of an operator, which has two more arguments, is for the operator's own backends.
     """
+    int8 = op.endswith(INT8)
 
     def on_gpu(*args: Any) -> Tensor:
         shape(*args)
-        return run(op, args, reference)
+        theirs = (*args[:-2], Activation(True, *args[-2:])) if int8 else args
+        return run(op.removesuffix(INT8), theirs, lambda *_: reference(*args))
 
     lib.impl(op, on_gpu, "CUDA")
     return on_gpu
@@ -72,7 +82,8 @@ def run(op: str, args: tuple[Any, ...], reference: Callable[..., Tensor]) -> Ten
         reasons.append(f"{name}: {reason}")
     if forced:
         raise RuntimeError(f"{op}: DYNKERN_BACKEND asks for one that does not take this call; {reasons[0]}")
-    fallback(op, f"{x.dtype} on {x.device.type} ({'; '.join(reasons)})")
+    quantized = ", int8 activations," if isinstance(args[-1], Activation) else ""
+    fallback(op, f"{x.dtype}{quantized} on {x.device.type} ({'; '.join(reasons)})")
     return by_torch(op, args, reference)
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from dynkern import _C
 from dynkern.ops import arguments
+from dynkern.ops.gpu import dispatch, layout
 from dynkern.ops.library import lib, native, taken
 from dynkern.ops.quantize import check_length
 from dynkern.ops.ternary_conv2d import reference
@@ -41,6 +42,8 @@ def run(
 ) -> Tensor:
     """One call; ``kernel`` forces one of ``ternary_dense``, ``ternary_lookup`` and ``ternary_short_lists``."""
     where = (groups, out_channels, in_index, out_index)
+    if x.is_cuda:
+        return _on_gpu(x, packed, scale, bias, shape, geometry, *where, activation_scale, per_row)
     how = (activation_scale or 0.0, per_row, torch.get_num_threads(), kernel)
     if packed.is_cpu:
         layouts = layouts_of(packed, shape)
@@ -63,12 +66,20 @@ def _op(x: Tensor, *args: Any) -> Tensor:
     return run(x, *args)
 
 
+def _checked_shape(x: Tensor, packed: Tensor, scale: Tensor | None, bias: Tensor | None, *rest: Any) -> tuple[int, ...]:
+    size = checked_shape(x, packed, scale, bias, *rest)
+    check_length(math.prod(rest[0][1:]))
+    return size
+
+
 lib.impl("ternary_conv2d_int8", _op, "CompositeExplicitAutograd")
+_on_gpu = dispatch.register("ternary_conv2d_int8", _checked_shape, reference.ternary_conv2d_int8)
 
 
 @torch.library.register_fake("dynkern::ternary_conv2d_int8", lib=lib)
 def _fake(x: Tensor, *args: Any) -> Tensor:
-    return x.new_empty(checked_shape(x, *args))
+    shape = checked_shape(x, *args)
+    return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=layout.output_format(x))
 
 
 # Rounding passes the gradient straight through.

@@ -13,12 +13,12 @@ from dynkern.ops import arguments, shapes
 from dynkern.ops.gpu import configs, layout
 from dynkern.ops.gpu.blocks import INTERPRETED
 from dynkern.ops.gpu.epilogue import Epilogue
+from dynkern.ops.gpu.quantized import quantize_rows
 from dynkern.ops.gpu.ternary_codes import codes_for, dense_for
+from dynkern.ops.quantize import FLOATS, Activation
 from dynkern.ops.sliced_conv2d import triton as dense
 from dynkern.ops.sliced_conv2d.triton import DTYPES, NOTHING, window
-from dynkern.ops.ternary_conv2d.triton_kernels import quantize_kernel, ternary_kernel
-
-INT8 = "int8"
+from dynkern.ops.ternary_conv2d.triton_kernels import ternary_kernel
 
 
 def why_not(
@@ -32,9 +32,12 @@ def why_not(
     out_channels: int | None,
     in_index: Tensor | None,
     out_index: Tensor | None,
+    activation: Activation = FLOATS,
 ) -> str | None:
     """Why PyTorch should run this call; None if the kernel should."""
     where = (groups, out_channels, in_index, out_index)
+    if groups > 1 and activation.int8:
+        return "groups with int8 activations have no kernel"
     if groups > 1:
         return dense.why_not(x, packed.new_empty(0, dtype=x.dtype).expand(tuple(shape)), bias, geometry, *where)
     found = shapes.conv2d(x, shape, bias, geometry, *where)
@@ -44,7 +47,8 @@ def why_not(
         return "nothing to compute"
     if layout.too_large(x, found):
         return "more elements than 32 bits count"
-    row = configs.row_for(configs.device_of(x), _layer(x.dtype, shape, found, layout.last(x)))
+    dtype = torch.int8 if activation.int8 else x.dtype
+    row = configs.row_for(configs.device_of(x), _layer(dtype, shape, found, layout.last(x)))
     return None if row.wide is not None else "PyTorch was measured to be faster"
 
 
@@ -59,18 +63,18 @@ def run(
     out_channels: int | None,
     in_index: Tensor | None,
     out_index: Tensor | None,
+    activation: Activation = FLOATS,
     *,
-    activation: str = "float32",
     epilogue: Epilogue = NOTHING,
     config: tuple[configs.Config, int] | None = None,
     op: str = "ternary_conv2d",
 ) -> Tensor:
     """``epilogue(ternary_conv2d(...))``, the arguments being those of the operator.
 
-    float32 is multiplied exactly, as three bfloat16 numbers. With ``activation="int8"`` each image is quantised by its
-    own largest magnitude and multiplied in whole numbers. Groups run the dense kernels on the unpacked weight. Index
-    sets run on a compacted copy of the weight, made once. ``config`` as in the dense convolution; ``op``: whose rows
-    of the tables to take.
+    float32 is multiplied exactly, as three bfloat16 numbers. Where ``activation`` says so images are quantised first,
+    by a kernel of its own (two where an image is large), and multiplied in whole numbers: the same bits as on the CPU.
+    Groups run the dense kernels on the unpacked weight. Index sets run on a compacted copy of the weight, made once.
+    ``config`` as in the dense convolution; ``op``: whose rows of the tables to take.
     """
     where = (groups, out_channels, in_index, out_index)
     if groups > 1:
@@ -88,7 +92,7 @@ def run(
     if out_index is not None:
         scale, bias = (None if v is None else v[out_index] for v in (scale, bias))
     scale, bias = (None if v is None else v.contiguous() for v in (scale, bias))
-    values, x_scale = quantize(x, last) if activation == INT8 else (x, None)
+    values, x_scale = quantize_rows(x.contiguous(memory_format=form), activation) if activation.int8 else (x, None)
     outputs, pixels = found[1], found[0] * found[2] * found[3]
     strides = values.stride()
     must = (x.shape[1], outputs, *((strides[0], *strides[2:]) if last else ()))
@@ -110,7 +114,7 @@ def run(
         KH=shape[2], KW=shape[3], LAST=last, ALIGN=align, SPLIT=values.dtype == torch.float32,
         PACK=pack(x), UPCAST=INTERPRETED and x.dtype != torch.float16,
         BLOCK_P=tile.block_p, BLOCK_O=tile.block_o, QUARTER=quarter,
-        num_warps=tile.warps, num_stages=tile.stages, **after,
+        num_warps=tile.warps, num_stages=tile.stages, enable_fp_fusion=not activation.int8, **after,
     )  # fmt: skip
     return y
 
@@ -120,18 +124,6 @@ def pack(x: Tensor) -> int:
     if INTERPRETED:
         return 0
     return 4 if configs.device_of(x).capability < (9, 0) else 2
-
-
-def quantize(x: Tensor, last: bool) -> tuple[Tensor, Tensor]:
-    """``x`` (N, C, H, W) as int8, channels last or not, and a scale (N,) that brings each image's numbers back."""
-    form = torch.channels_last if last else torch.contiguous_format
-    x = x.contiguous(memory_format=form)
-    images, channels, height, width = x.shape
-    across = (1, width * channels, channels) if last else (height * width, width, 1)
-    values = torch.empty_strided(x.shape, (x[0].numel(), *across), dtype=torch.int8, device=x.device)
-    scale = torch.empty(images, dtype=torch.float32, device=x.device)
-    quantize_kernel[(images,)](x, values, scale, x[0].numel(), BLOCK=1024, num_warps=4)
-    return values, scale
 
 
 def _layer(

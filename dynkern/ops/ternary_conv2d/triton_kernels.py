@@ -9,7 +9,7 @@ from dynkern.ops.gpu.blocks import aligned_to, finish, multiply
 
 _SIZES = [
     "C", "O", "OF", "OT", "P", "H", "W", "OH", "OW", "blocks", "stride_h", "stride_w", "top", "left", "dil_h", "dil_w",
-    "sxn", "sxc", "sxh", "sxw", "aligned", "low", "high", "row",
+    "sxn", "sxc", "sxh", "sxw", "aligned", "low", "high",
 ]  # fmt: skip
 
 
@@ -60,8 +60,12 @@ def ternary_kernel(
         OT = aligned_to(OT, 8)
     total = acc.to(tl.float32)
     if integer:
-        total *= tl.load(x_scale + image, mask=p < P, other=0)[None, :]
-    if w_scale is not None:
+        # The two scales first: the CPU's kernels round in this order.
+        factor = tl.load(x_scale + image, mask=p < P, other=0)[None, :]
+        if w_scale is not None:
+            factor = factor * tl.load(w_scale + o, mask=o < O, other=0)[:, None]
+        total *= factor
+    elif w_scale is not None:
         total *= tl.load(w_scale + o, mask=o < O, other=0)[:, None]
     inside = (o < O)[:, None] & (p < P)[None, :]
     if LAST:
@@ -215,28 +219,3 @@ def decode(packed, DTYPE: tl.constexpr, PACK: tl.constexpr):
 def _plain(packed, SHIFT: tl.constexpr, DTYPE: tl.constexpr):
     """One weight of each byte. By way of float32, since the interpreter turns integers into bfloat16 wrongly."""
     return ((((packed >> SHIFT).to(tl.int32) & 3) ^ 2) - 2).to(tl.float32).to(DTYPE)
-
-
-@triton.jit(do_not_specialize=_SIZES)
-def quantize_kernel(x, values, scale, row, BLOCK: tl.constexpr):
-    """One row of x (``row`` numbers) as int8 times a scale: the largest magnitude becomes 127.
-
-    A row with NaN or infinity gets a scale of NaN, so that it shows in every result.
-    """
-    start = tl.program_id(0).to(tl.int64) * row
-    most = tl.zeros((BLOCK,), tl.float32)
-    for first in range(0, row, BLOCK):
-        i = first + tl.arange(0, BLOCK)
-        magnitude = tl.abs(tl.load(x + start + i, mask=i < row, other=0).to(tl.float32))
-        most = tl.where(magnitude <= most, most, magnitude)  # NaN replaces, and stays
-    largest = tl.max(tl.where(most < float("inf"), most, float("inf")))
-    factor = tl.where(largest == 0, 1.0, largest / 127)
-    factor = tl.where(largest < float("inf"), factor, float("nan"))
-    tl.store(scale + tl.program_id(0), factor)
-    for first in range(0, row, BLOCK):
-        i = first + tl.arange(0, BLOCK)
-        number = tl.load(x + start + i, mask=i < row, other=0).to(tl.float32) / factor
-        # Adding and taking off 1.5 * 2**23 rounds to the nearest whole number, halves to the even one.
-        rounded = (number + 12582912.0) - 12582912.0
-        rounded = tl.where(number == number, rounded, 0.0)
-        tl.store(values + start + i, rounded.to(tl.int8), mask=i < row)

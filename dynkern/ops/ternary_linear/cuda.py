@@ -7,11 +7,15 @@ from torch import Tensor
 
 from dynkern import _C
 from dynkern.ops import shapes
+from dynkern.ops.gpu.quantized import quantize_rows
+from dynkern.ops.quantize import FLOATS, Activation
+from dynkern.ops.ternary_linear import cuda_counters
 from dynkern.ops.ternary_linear.cuda_forms import TYPES, choose, weight_of
 
-INT8 = "int8"
 # Those from sm_80 on have every instruction that the kernels use.
 _LEAST_CAPABILITY = (8, 0)
+# Of more, a sum of int8 products might pass 32 bits (kMostInt8Inputs of csrc/cuda/ternary_linear.h).
+MOST_INT8_INPUTS = 262143
 
 
 def why_not(
@@ -23,20 +27,23 @@ def why_not(
     out_features: int | None,
     in_index: Tensor | None,
     out_index: Tensor | None,
+    activation: Activation = FLOATS,
 ) -> str | None:
     """Why these kernels should not run the call; None if they should."""
     if _C.cuda_architectures is None:
         return "this build of dynkern has no CUDA C++ kernels"
-    if x.dtype not in (torch.bfloat16, torch.float16):
+    if x.dtype not in (torch.bfloat16, torch.float16) and not (activation.int8 and x.dtype == torch.float32):
         return f"{x.dtype} has no kernel"
     if in_index is not None or out_index is not None:
         return "index sets have no kernel"
     if x.numel() == 0:
         return "nothing to compute"
+    if activation.int8 and x.shape[-1] > MOST_INT8_INPUTS:
+        return "rows are too long for sums of int8 products"
     if torch.cuda.get_device_capability(x.device) < _LEAST_CAPABILITY:
         return "the device is older than sm_80"
     rows = x.numel() // x.shape[-1]
-    if choose(x.dtype, rows, weight_of(packed, in_features).zeros) is None:
+    if choose(torch.int8 if activation.int8 else x.dtype, rows, weight_of(packed, in_features).zeros) is None:
         return "another product is expected to be faster for many rows and this share of zeros"
     return None
 
@@ -50,20 +57,21 @@ def run(
     out_features: int | None,
     in_index: Tensor | None,
     out_index: Tensor | None,
+    activation: Activation = FLOATS,
     *,
-    activation: str = "float32",
     form: str | None = None,
 ) -> Tensor:
     """The result, (..., active outputs), contiguous, of the dtype of ``x``.
 
-    With ``activation="int8"`` each row of ``x`` is quantised by its own largest magnitude and the sums are exact whole
-    numbers. ``form`` names one of ``cuda_forms.FORMS`` in place of what the table says.
+    Where ``activation`` says so ``x`` is quantised first, by a kernel of its own; the sums are then exact whole numbers
+    and the results the same bits as on the CPU. ``form`` names one of ``cuda_forms.FORMS`` in place of what the table
+    says.
     """
     shape = shapes.linear(x, (packed.shape[0], in_features), bias, out_features, in_index, out_index)
     rows = x.reshape(-1, x.shape[-1])
     row_scale = None
-    if activation == INT8:
-        rows, row_scale = quantize_rows(rows)
+    if activation.int8:
+        rows, row_scale = quantize_rows(rows.contiguous(), activation)
     y = torch.empty(shape, dtype=x.dtype, device=x.device)
     run_rows(rows, packed, scale, bias, in_features, y.view(-1, shape[-1]), row_scale=row_scale, form=form)
     return y
@@ -100,7 +108,7 @@ def run_rows(
     partial = arrived = None
     if splits > 1:
         partial = torch.empty(floats, dtype=torch.float32, device=x.device)
-        arrived = _counters(counters, x.device)
+        arrived = cuda_counters.zeros(counters, x.device)
     scale, bias, row_scale = (None if v is None else v.contiguous() for v in (scale, bias, row_scale))
     view.run(
         x.data_ptr(), x_type, count, inputs, x.stride(0), _address(row_scale), _address(scale),
@@ -109,36 +117,5 @@ def run_rows(
     )  # fmt: skip
 
 
-def quantize_rows(x: Tensor) -> tuple[Tensor, Tensor]:
-    """(M, C) as int8, and a scale (M,) that brings each row's numbers back: its largest magnitude becomes 127.
-
-    A row with NaN or infinity gets a scale of NaN, so that it shows in every result.
-    """
-    wide = x.float()
-    largest = wide.abs().amax(1)
-    scale = torch.where(largest == 0, 1.0, largest / 127)
-    scale = torch.where(torch.isfinite(largest), scale, float("nan"))
-    values = (wide / scale[:, None]).round().nan_to_num(0.0).to(torch.int8)
-    return values, scale
-
-
 def _address(tensor: Tensor | None) -> int:
     return 0 if tensor is None else tensor.data_ptr()
-
-
-_kept_counters: dict[tuple[torch.device, int], Tensor] = {}
-
-
-def _counters(count: int, device: torch.device) -> Tensor:
-    """At least ``count`` zeros that the kernel leaves at zero: one buffer per stream, whose calls run in turn.
-
-    A CUDA graph gets its own, since its replays may run beside that stream's calls.
-    """
-    if torch.cuda.is_current_stream_capturing():
-        return torch.zeros(count, dtype=torch.int32, device=device)
-    key = (device, torch.cuda.current_stream(device).cuda_stream)
-    kept = _kept_counters.get(key)
-    if kept is None or kept.numel() < count:
-        kept = torch.zeros(max(count, 1024), dtype=torch.int32, device=device)
-        _kept_counters[key] = kept
-    return kept

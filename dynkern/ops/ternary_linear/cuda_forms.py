@@ -19,6 +19,7 @@ from torch import Tensor
 
 from dynkern import _C
 from dynkern.ops.gpu.derived import Derived
+from dynkern.ops.ternary_linear import cuda_counters
 from dynkern.ops.ternary_weight import check_codes, codes_of
 
 TABLE = resources.files("dynkern.ops.ternary_linear") / "cuda_forms.json"
@@ -26,7 +27,7 @@ SCHEMA = 1
 # The numbers of csrc/cuda/types.h.
 TYPES = {torch.int8: 0, torch.bfloat16: 1, torch.float16: 2, torch.float32: 3}
 FORMS = {"dense": 0, "lists": 1, "sparse8": 2, "sparse16": 3}
-# What is derived when a module is moved: the forms for so many rows of 16-bit activations. Others follow at first use.
+# What is derived when a module is moved: the forms for so many rows of activations. Others follow at first use.
 _PREPARED_ROWS = (1, 16)
 
 
@@ -95,6 +96,7 @@ class Weight:
         self.multiprocessors: int = torch.cuda.get_device_properties(self.device).multi_processor_count
         self.zeros = share_of_zeros(packed, self.shape)
         self._forms: dict[str, tuple[_C.CudaTernaryLinear, tuple[Tensor, ...]]] = {}
+        cuda_counters.reserve(self.device)
 
     def form(self, name: str, packed: Tensor) -> _C.CudaTernaryLinear:
         """The kernel's view of the weight in that form, derived from ``packed`` at first use.
@@ -156,10 +158,10 @@ def weight_of(packed: Tensor, inputs: int) -> Weight:
     return _weights.get((packed,), ("cuda", inputs), derive)
 
 
-def prepare(packed: Tensor, inputs: int) -> None:
-    """Derive the forms that one row and a few rows of 16-bit activations need; for when a module comes to a device."""
+def prepare(packed: Tensor, inputs: int, dtype: torch.dtype = torch.bfloat16) -> None:
+    """Derive the forms that one row and a few rows of activations need; for when a module comes to a device."""
     weight = weight_of(packed, inputs)
     for rows in _PREPARED_ROWS:
-        form = choose(torch.bfloat16, rows, weight.zeros)
+        form = choose(dtype, rows, weight.zeros)
         if form is not None:
             weight.form(form, packed)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from dynkern import _C
+from dynkern.ops.gpu import dispatch
 from dynkern.ops.library import lib, native, taken
 from dynkern.ops.quantize import check_length
 from dynkern.ops.ternary_linear import reference
@@ -35,6 +36,8 @@ def run(
 ) -> Tensor:
     """One call; ``kernel`` forces one of ``ternary_dense``, ``ternary_lookup`` and ``ternary_short_lists``."""
     where = (out_features, in_index, out_index)
+    if isinstance(x, Tensor) and x.is_cuda:  # what is wrong is found below
+        return _on_gpu(x, packed, scale, bias, in_features, *where, activation_scale, per_row)
     rest = (*where, activation_scale or 0.0, per_row, torch.get_num_threads(), kernel)
     if packed.is_cpu:
         layouts = layouts_of(packed, (packed.shape[0], in_features))
@@ -57,7 +60,14 @@ def _op(x: Tensor, *args: Any) -> Tensor:
     return run(x, *args)
 
 
+def _checked_shape(x: Tensor, packed: Tensor, scale: Tensor | None, bias: Tensor | None, *rest: Any) -> tuple[int, ...]:
+    size = checked_shape(x, packed, scale, bias, *rest)
+    check_length(rest[0])
+    return size
+
+
 lib.impl("ternary_linear_int8", _op, "CompositeExplicitAutograd")
+_on_gpu = dispatch.register("ternary_linear_int8", _checked_shape, reference.ternary_linear_int8)
 
 
 @torch.library.register_fake("dynkern::ternary_linear_int8", lib=lib)
