@@ -172,7 +172,7 @@ class Program:
 cuda_architectures: str | None
 
 def cuda_pack(
-    packed: bytes, outputs: int, inputs: int, form: int, multiprocessors: int
+    packed: bytes, outputs: int, inputs: int, form: int, multiprocessors: int, threads: int = 1
 ) -> tuple[bytes, bytes, bytes, bytes, int]: ...
 
 class CudaTernaryLinear:

@@ -138,6 +138,13 @@ def test_packing_is_refused_by_name(arguments: tuple, message: str) -> None:
 
 
 @built
+@pytest.mark.parametrize("form", cuda_forms.FORMS.values())
+def test_packing_does_not_depend_on_threads(form: int) -> None:
+    codes = pack_signs(torch.randint(-1, 2, (700, 130), dtype=torch.int8)).numpy().tobytes()
+    assert _C.cuda_pack(codes, 700, 130, form, 132, 3) == _C.cuda_pack(codes, 700, 130, form, 132)
+
+
+@built
 def test_packed_sizes() -> None:
     """Bytes per weight: a quarter, dense; and a quarter with the 2:4 metadata beside a rest of a few in a thousand."""
     shape = 256, 3840

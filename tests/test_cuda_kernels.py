@@ -149,6 +149,12 @@ def test_splits_of_a_long_reduction(machine: ctypes.CDLL, form: str, rows: int, 
     assert check(machine, form, {**LONG, "rows": rows, "dtype": dtype}).splits > 1
 
 
+@pytest.mark.parametrize(("form", "rows"), [("dense", 2), ("dense", 40), ("lists", 2), ("sparse8", 40)])
+def test_more_outputs_than_are_packed_at_once(machine: ctypes.CDLL, form: str, rows: int) -> None:
+    """The packer works through 256 outputs at a time."""
+    check(machine, form, {**LONG, "rows": rows, "dtype": INT8, "outputs": 530, "full": (600, 300), "inputs": 290})
+
+
 def test_int8_sums_that_nearly_overflow(machine: ctypes.CDLL) -> None:
     """The largest sum of so many int8 products, times the 64 that a decoded weight is."""
     inputs = 3000

@@ -43,7 +43,8 @@ py::bytes bytes_of_vector(const V& v) {
 }
 
 // (words, starts, bases, rest, bases in a chunk); each but the last is bytes.
-py::tuple pack(py::bytes packed_, int64_t outputs, int64_t inputs, int form_, int multiprocessors) {
+py::tuple pack(py::bytes packed_, int64_t outputs, int64_t inputs, int form_, int multiprocessors,
+               int threads) {
   const Form form = as_enum<Form>("form", form_, 4);
   const std::string_view packed = packed_;
   if (outputs < 1 || inputs < 1)
@@ -56,8 +57,8 @@ py::tuple pack(py::bytes packed_, int64_t outputs, int64_t inputs, int form_, in
   Packed result;
   {
     py::gil_scoped_release release;
-    result =
-        pack_form(reinterpret_cast<const uint8_t*>(packed.data()), outputs, inputs, form, multiprocessors);
+    result = pack_form(reinterpret_cast<const uint8_t*>(packed.data()), outputs, inputs, form,
+                       multiprocessors, threads);
   }
   return py::make_tuple(bytes_of_vector(result.words), bytes_of_vector(result.starts),
                         bytes_of_vector(result.bases), bytes_of_vector(result.rest), result.chunk_groups);
@@ -149,7 +150,7 @@ struct Weight {
 
 void bind(py::module_& m) {
   m.def("cuda_pack", pack, py::arg("packed"), py::arg("outputs"), py::arg("inputs"), py::arg("form"),
-        py::arg("multiprocessors"));
+        py::arg("multiprocessors"), py::arg("threads") = 1);
   py::class_<Weight>(m, "CudaTernaryLinear")
       .def(py::init<int, int64_t, int64_t, uint64_t, uint64_t, uint64_t, uint64_t, int, int, int>(),
            py::arg("form"), py::arg("outputs"), py::arg("inputs"), py::arg("words"), py::arg("starts"),

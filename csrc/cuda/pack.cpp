@@ -2,9 +2,12 @@
 #include "cuda/pack.h"
 
 #include <algorithm>
+#include <atomic>
 #include <climits>
 #include <stdexcept>
 #include <string>
+#include <system_error>
+#include <thread>
 
 #include "core/ternary_format.h"
 #include "cuda/layout.h"
@@ -195,8 +198,7 @@ struct ChunkWalk {
   }
 };
 
-void pack_lists(const Codes& codes, int multiprocessors, Packed& to) {
-  to.chunk_groups = chunk_groups(codes.outputs, codes.inputs, multiprocessors);
+void pack_lists(const Codes& codes, Packed& to) {
   const int64_t tiles = parts(codes.outputs, kLanes);
   const int64_t chunks = parts(parts(codes.inputs, ListEntry::kGroup), to.chunk_groups);
   const int chunk_inputs = to.chunk_groups * ListEntry::kGroup;
@@ -228,24 +230,13 @@ void pack_lists(const Codes& codes, int multiprocessors, Packed& to) {
   }
 }
 
-}  // namespace
-
-Packed pack_form(const uint8_t* packed, int64_t outputs, int64_t inputs, Form form, int multiprocessors) {
-  // Tiles are counted in 32 bits, and an input or output, rounded up to a block, must stay an int.
-  constexpr int64_t kMost = INT_MAX - 4096;
-  if (outputs < 1 || inputs < 1 || outputs > kMost || inputs > kMost ||
-      parts(outputs, kTileOutputs) * parts(inputs, 64) > INT_MAX / 2) {
-    throw std::invalid_argument("weight: expected a shape that 32-bit offsets reach, got (" +
-                                std::to_string(outputs) + ", " + std::to_string(inputs) + ")");
-  }
-  const Codes codes{packed, outputs, inputs};
-  Packed to;
+void pack_slab(const Codes& codes, Form form, Packed& to) {
   switch (form) {
     case Form::kDense:
       pack_dense(codes, to);
       break;
     case Form::kLists:
-      pack_lists(codes, multiprocessors, to);
+      pack_lists(codes, to);
       break;
     case Form::kSparse8:
       pack_sparse(codes, SparseForm{true}, to);
@@ -253,6 +244,63 @@ Packed pack_form(const uint8_t* packed, int64_t outputs, int64_t inputs, Form fo
     case Form::kSparse16:
       pack_sparse(codes, SparseForm{false}, to);
       break;
+  }
+}
+
+// Puts a slab behind those before it; what counts quads or rounds goes on counting.
+void append(const Packed& slab, Form form, Packed& to) {
+  const uint32_t quads = static_cast<uint32_t>(to.bases.size()),
+                 rounds = static_cast<uint32_t>(to.rest.size() / 8);
+  const size_t headers = to.starts.size();
+  const bool lists = form == Form::kLists;
+  // The first of a slab's starts is the end of the slab before it.
+  to.starts.insert(to.starts.end(), slab.starts.begin() + (lists && headers > 0 ? 1 : 0), slab.starts.end());
+  for (size_t i = headers; i < to.starts.size(); i += lists ? 1 : 4) to.starts[i] += lists ? quads : rounds;
+  to.words.insert(to.words.end(), slab.words.begin(), slab.words.end());
+  to.bases.insert(to.bases.end(), slab.bases.begin(), slab.bases.end());
+  to.rest.insert(to.rest.end(), slab.rest.begin(), slab.rest.end());
+}
+
+}  // namespace
+
+Packed pack_form(const uint8_t* packed, int64_t outputs, int64_t inputs, Form form, int multiprocessors,
+                 int threads) {
+  // Tiles are counted in 32 bits, and an input or output, rounded up to a block, must stay an int.
+  constexpr int64_t kMost = INT_MAX - 4096;
+  if (outputs < 1 || inputs < 1 || outputs > kMost || inputs > kMost ||
+      parts(outputs, kTileOutputs) * parts(inputs, 64) > INT_MAX / 2) {
+    throw std::invalid_argument("weight: expected a shape that 32-bit offsets reach, got (" +
+                                std::to_string(outputs) + ", " + std::to_string(inputs) + ")");
+  }
+  const int chunk = form == Form::kLists ? chunk_groups(outputs, inputs, multiprocessors) : 0;
+  // A multiple of what every form takes together.
+  constexpr int64_t kSlab = 4 * Rest::kOutputs;
+  std::vector<Packed> slabs(parts(outputs, kSlab));
+  std::atomic<size_t> next{0};
+  const auto work = [&] {
+    for (size_t i; (i = next++) < slabs.size();) {
+      const int64_t first = static_cast<int64_t>(i) * kSlab;
+      slabs[i].chunk_groups = chunk;
+      pack_slab({packed + first * packed_row_bytes(inputs), std::min(kSlab, outputs - first), inputs}, form,
+                slabs[i]);
+    }
+  };
+  std::vector<std::thread> others(std::min<size_t>(std::max(threads, 1), slabs.size()) - 1);
+  try {
+    for (std::thread& other : others) other = std::thread(work);
+  } catch (const std::system_error&) {
+    // Those that there are do it.
+  }
+  work();
+  for (std::thread& other : others) {
+    if (other.joinable()) other.join();
+  }
+
+  Packed to;
+  to.chunk_groups = chunk;
+  for (Packed& slab : slabs) {
+    append(slab, form, to);
+    slab = Packed{};
   }
   return to;
 }

@@ -26,7 +26,7 @@ struct Call {
 void run_call(const Call& c, const uint8_t* packed, const unsigned char* x, const float* row_scale,
               const float* scale, const unsigned char* bias, unsigned char* y, int* plan_out) {
   const Form form = static_cast<Form>(c.form);
-  const Packed weight = pack_form(packed, c.full_outputs, c.full_inputs, form, c.multiprocessors);
+  const Packed weight = pack_form(packed, c.full_outputs, c.full_inputs, form, c.multiprocessors, 1);
   const auto bytes = [](const auto& v) { return v.size() * sizeof(v[0]); };
   simt::Guarded words(bytes(weight.words)), starts(bytes(weight.starts)), bases(bytes(weight.bases)),
       rest(bytes(weight.rest)), x_buffer(c.x_bytes), rows_buffer(c.rows * 4),
@@ -169,7 +169,7 @@ uint32_t decoded_16(uint32_t word, int u, int i) { return decode_16(word, u, i);
 // the quads.
 int packed_lists(const uint8_t* packed, int outputs, int inputs, int multiprocessors, uint32_t* words,
                  uint32_t* bases, int most_quads) {
-  const Packed p = pack_form(packed, outputs, inputs, Form::kLists, multiprocessors);
+  const Packed p = pack_form(packed, outputs, inputs, Form::kLists, multiprocessors, 1);
   const int quads = static_cast<int>(p.bases.size());
   if (quads <= most_quads) {
     std::memcpy(words, p.words.data(), p.words.size() * 4);

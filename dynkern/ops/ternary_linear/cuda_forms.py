@@ -117,7 +117,7 @@ class Weight:
 
     def _derive(self, name: str, packed: Tensor) -> tuple[_C.CudaTernaryLinear, tuple[Tensor, ...]]:
         codes = packed.detach().cpu().contiguous().numpy().tobytes()
-        *parts, chunk = _C.cuda_pack(codes, *self.shape, FORMS[name], self.multiprocessors)
+        *parts, chunk = _C.cuda_pack(codes, *self.shape, FORMS[name], self.multiprocessors, torch.get_num_threads())
         tensors = tuple(as_tensor(part).to(self.device) for part in parts)
         # The copies ran on this stream; the form may be used on any.
         torch.cuda.current_stream(self.device).synchronize()
