@@ -120,7 +120,9 @@ def on_card(layer: Layer, config: Config | None, full: bool) -> float:
     return sample.quantile(0.5)
 
 
-def _calls(layer: Layer, config: Config | None, full: bool) -> tuple[Callable[[], Callable[[], Any]], int]:
+def _calls(
+    layer: Layer, config: Config | None, full: bool, device: str = "cuda"
+) -> tuple[Callable[[], Callable[[], Any]], int]:
     """What makes one call on data of its own, and how many bytes that data has."""
     from dynkern.ops.sliced_conv2d import triton as sliced
     from dynkern.ops.ternary_conv2d import triton as ternary
@@ -128,13 +130,13 @@ def _calls(layer: Layer, config: Config | None, full: bool) -> tuple[Callable[[]
 
     share = 1 if full else 4
     c, o = layer.inputs // share, layer.outputs // share
-    kind: dict[str, Any] = {"device": "cuda", "dtype": getattr(torch, layer.dtype)}
+    kind: dict[str, Any] = {"device": device, "dtype": getattr(torch, layer.dtype)}
     how = None if config is None else (config, 8 if full else 0)
     if layer.op == "ternary_linear":
 
         def make_linear() -> Callable[[], Any]:
             x = torch.randn(layer.pixels, c, **kind)
-            signs = torch.randint(-1, 2, (layer.outputs, layer.inputs), device="cuda", dtype=torch.int8)
+            signs = torch.randint(-1, 2, (layer.outputs, layer.inputs), device=device, dtype=torch.int8)
             if how is None:
                 dense = signs[:o, :c].to(x.dtype)
                 return lambda: F.linear(x, dense)

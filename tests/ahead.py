@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,7 +49,8 @@ class Case:
         c = self.config
         tile = f"{c.block_p}x{c.block_o}x{c.block_k}-{c.warps}-{c.stages}"
         where = "last" if self.last else "first"
-        return f"sm_{self.capability[0]}0-{self.op}-{self.dtype}-{where}-{self.width}-{tile}-{self.taps}"
+        card = f"sm_{self.capability[0]}{self.capability[1]}"
+        return f"{card}-{self.op}-{self.dtype}-{where}-{self.width}-{tile}-{self.taps}"
 
 
 @dataclass(frozen=True)
@@ -164,23 +166,39 @@ def resources(cubin: bytes) -> dict[str, int]:
     return {name: int(value) for name, value in re.findall(r"([A-Z]+):(\d+)", text)}
 
 
-def shipped_cases() -> list[Case]:
-    """Every kernel with every configuration of the shipped tables.
+def shipped_cases(both_halves: bool = False) -> list[Case]:
+    """Every kernel with every configuration of the shipped tables, for each of the row's dtypes.
 
-    A row's configurations are compiled for each of its dtypes on Hopper, which is what the kernels are written for, and
-    for the first one elsewhere; of the two half precisions, which differ in one letter of the instructions, for one.
+    Of the two half precisions, which differ in one letter of the instructions, only one unless ``both_halves``: one on
+    one device, the other on the next.
     """
     found = {}
     for i, table in enumerate(configs.shipped()):
-        left_out = ("bfloat16", "float16")[i % 2]
+        left_out = None if both_halves else ("bfloat16", "float16")[i % 2]
         for row in table.rows:
-            dtypes = [d for d in row.dtypes if d != left_out]
-            for dtype in dtypes if table.capability == (9, 0) else dtypes[:1]:
-                for last in (True, False) if row.last is None else (row.last,):
-                    for width in ("wide", "narrow"):
-                        config = getattr(row, width)
-                        taps = 1 if row.op == "ternary_linear" else 9
-                        if config is not None:
-                            case = Case(row.op, dtype, last, width, config, table.capability, taps)
-                            found[str(case)] = case
+            for case in _cases(row, table.capability, left_out):
+                found[str(case)] = case
     return list(found.values())
+
+
+def ruled_cases(capability: tuple[int, int]) -> list[Case]:
+    """Every kernel with what the rule gives for layers that no table knows, on a device of ``capability``."""
+    device = Device("a card that no table knows", capability, 80)
+    found = {}
+    for op in (configs.DEPTHWISE, "sliced_conv2d", "ternary_conv2d", "ternary_linear"):
+        for dtype in ("float32", "float16", *(("int8",) if op.startswith("ternary") else ())):
+            for last, outputs, pixels in itertools.product((True, False), (8, 512), (1, 4000)):
+                layer = configs.Layer(op, dtype, outputs, 64, 9, pixels, last)
+                if last or op != "ternary_linear":
+                    for case in _cases(configs.by_rule(device, layer), capability, None):
+                        found[str(case)] = case
+    return list(found.values())
+
+
+def _cases(row: configs.Row, capability: tuple[int, int], left_out: str | None) -> Iterator[Case]:
+    taps = 1 if row.op == "ternary_linear" else 9
+    for dtype in (d for d in row.dtypes if d != left_out):
+        for last in (True, False) if row.last is None else (row.last,):
+            for width, config in (("wide", row.wide), ("narrow", row.narrow)):
+                if config is not None:
+                    yield Case(row.op, dtype, last, width, config, capability, taps)

@@ -7,9 +7,11 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -51,8 +53,11 @@ def dry(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_dry_run_goes_through_all_suites_and_prints_no_figure(dry: Path) -> None:
     content = json.loads((dry / "results.json").read_text())
     assert content["measured"] is False
-    assert [p["part"] for p in content["parts"]] == ["width", "sparsity", "models"]
-    assert {p["status"] for p in content["parts"]} == {"ok"}
+    assert content["figures"] == "not measured"
+    found = {p["part"]: p["status"] for p in content["parts"]}
+    assert list(found) == ["check", "sparsity", "width", "gemlite", "models", "plots"]
+    assert found.pop("gemlite") == "left out"
+    assert set(found.values()) == {"ok"}
     assert {row["suite"] for row in content["rows"]} == {"width", "sparsity", "models"}
     for row in content["rows"]:
         assert row["status"] == "ok"
@@ -61,7 +66,8 @@ def test_a_dry_run_goes_through_all_suites_and_prints_no_figure(dry: Path) -> No
         assert row["error"] is not None
     assert {"machine", "versions", "commit", "date", "gpu"} <= set(content)
     assert " us" not in (dry / "log.txt").read_text()
-    assert not (dry / "plots").exists()
+    # Few files, which are easy to carry home.
+    assert sorted(p.name for p in dry.iterdir()) == ["log.txt", "results.json"]
 
 
 def test_a_part_that_fails_or_hangs_is_reported_and_the_others_run(
@@ -70,38 +76,96 @@ def test_a_part_that_fails_or_hangs_is_reported_and_the_others_run(
     def part(name: str, program: str, limit: float = 60) -> Any:
         return script.Part(name, (sys.executable, "-c", program), limit, limit)
 
+    # A process that leaves a trace if it is not ended with the one that started it.
+    touch = f"import time, pathlib; time.sleep(3); pathlib.Path({str(tmp_path / 'later')!r}).touch()"
     found = [
         part("crash", "import os; os.abort()"),
-        part("hang", "import time; time.sleep(60)", 0.5),
+        part(
+            "hang", f"import subprocess, time; subprocess.Popen({[sys.executable, '-c', touch]!r}); time.sleep(60)", 1.5
+        ),
         script.Part("absent", (str(tmp_path / "no such program"),), 5, 5),
+        part("says why", "import sys; print('nothing to do'); sys.exit(77)"),
         part("fine", "print('all is well')"),
+        script.Part("card", (sys.executable, "-c", "raise SystemExit(1)"), 5, 5),
+        part("no time", "print(1)", -1),
     ]
+    found = [replace(p, gpu=p.name == "card") for p in found]
     monkeypatch.setattr(script, "parts", lambda out, quick, dry: found)
-    monkeypatch.setattr(script, "facts", lambda: {"gpu": "none"})
+    monkeypatch.setattr(script, "gpu", lambda: None)
     assert script.main(["--out", str(tmp_path / "out")]) == 1
-    reports = json.loads((tmp_path / "out" / "results.json").read_text())["parts"]
-    assert [r["status"] for r in reports] == ["failed", "failed", "failed", "ok"]
-    assert reports[0]["reason"].startswith("exit code")
-    assert reports[1]["reason"].startswith("took longer")
-    assert "FileNotFoundError" in reports[2]["reason"]
+    content = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert (content["figures"], content["gpu"]) == ("not measured", "no card")
+    assert content["versions"]["torch"] == torch.__version__  # asked of a process that finds the package
+    reports = {r["part"]: (r["status"], r["reason"]) for r in content["parts"]}
+    assert reports["crash"][0] == "failed"
+    assert reports["crash"][1].startswith("exit code -6: it printed nothing")
+    assert reports["hang"] == ("failed", "took longer than 2 s")
+    assert reports["absent"] == ("left out", f"no {tmp_path / 'no such program'} here")
+    assert reports["says why"] == ("left out", "nothing to do")
+    assert reports["fine"] == ("ok", None)
+    assert reports["card"] == ("left out", "no card: not measured")
+    assert reports["no time"] == ("failed", "no time was left")
     assert "all is well" in (tmp_path / "out" / "log.txt").read_text()
+    time.sleep(2)
+    assert not (tmp_path / "later").exists(), "what a part had started outlived it"
 
 
 @pytest.mark.parametrize(("quick", "most"), [(False, 540), (True, 120)])
 def test_all_parts_together_fit_the_time(script: ModuleType, tmp_path: Path, quick: bool, most: float) -> None:
     """Under nine minutes, and under two, whatever the parts do; every command names a program that is there."""
-    assert script.TOTAL[quick] < most
+    assert script.TOTAL[quick] + 10 <= most
     found = script.parts(tmp_path, quick, False)
-    assert [part.name for part in found] == ["build", "tests", "width", "sparsity", "models", "cpu"]
-    assert {part.command[0] for part in found} == {sys.executable}
+    names = ["build", "tests", "memcheck", "sparsity", "width", "gemlite", "models", "racecheck", "cpu"]
+    assert [part.name for part in found] == names
+    assert {part.command[0] for part in found} == {sys.executable, "compute-sanitizer"}
+    # However long each part takes, the later ones have what is reserved for them.
+    left = script.TOTAL[quick]
+    for i, part in enumerate(found):
+        reserved = script.RESERVED * sum(p.limit(quick) for p in found[i + 1 :])
+        assert left - reserved >= script.RESERVED * part.limit(quick)
+        left -= min(part.limit(quick), left - reserved)
+    assert left >= 0
     cpu = found[-1].command
     assert cpu[cpu.index("--threads") + 1].split(",")[0] == "1"
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 def test_a_suite_without_a_gpu_says_why(script: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert script.main(["--suite", "width", "--out", str(tmp_path)]) == 2
-    assert "no CUDA device: " in capsys.readouterr().out
+    assert script.main(["--suite", "width", "--out", str(tmp_path)]) == script.LEFT_OUT
+    assert "not measured, no CUDA device: " in capsys.readouterr().out
+
+
+def test_tests_that_need_a_card_are_found(script: ModuleType) -> None:
+    command = script.tests(False)
+    assert {Path(name).name for name in command if name.endswith(".py")} >= {"test_gpu_device.py", "test_cuda_gpu.py"}
+    done = subprocess.run(
+        [sys.executable, *command, "--collect-only"], capture_output=True, text=True, timeout=120, env={**os.environ}
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_build_is_for_the_card_that_is_there(
+    script: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """cmake and ninja as found, and one architecture; without cmake or pybind11 it says so."""
+    commands: list[list[str]] = []
+
+    def run(command: list[str], **_: Any) -> Any:
+        commands.append(command)
+        return SimpleNamespace(returncode=0)
+
+    monkeypatch.setattr(script, "ROOT", tmp_path)
+    monkeypatch.setattr(script.subprocess, "run", run)
+    for capability, real in (("9.0", "90a-real"), ("8.0\n8.0", "80-real"), ("", None)):
+        monkeypatch.setattr(script, "asked", lambda query, found=capability: found)
+        commands.clear()
+        assert script.build() == 0
+        assert len(commands) == 2
+        given = [c for c in commands[0] if c.startswith("-DDYNKERN_CUDA_ARCHITECTURES=")]
+        assert given == ([] if real is None else [f"-DDYNKERN_CUDA_ARCHITECTURES={real}"])
+    monkeypatch.setattr(script.shutil, "which", lambda *_, **__: None)
+    monkeypatch.setattr(script.importlib.util, "find_spec", lambda name: None)
+    assert script.build() == 1
 
 
 def case(call: Callable[[Any], torch.Tensor]) -> gpu_suites.Case:

@@ -10,6 +10,7 @@ from dynkern.bench.extras import need
 TITLES = {
     "width": "Sliced convolutions against cuDNN",
     "sparsity": "Ternary layers, 90 % zeros, against dense ones",
+    "gemlite": "Ternary layers, 90 % zeros, against gemlite and dense ones",
     "models": "Whole networks against PyTorch",
 }
 

@@ -16,7 +16,7 @@ _SIZES = ["row", "pieces", "count", "given"]
 
 @triton.jit(do_not_specialize=_SIZES)
 def greatest_kernel(x, greatest, row, PIECE: tl.constexpr):
-    """greatest[i, j]: the greatest magnitude in piece j of row i of x (rows of ``row`` numbers); NaN if one is there."""
+    """greatest[i, j]: the greatest magnitude in piece j of row i of x, of ``row`` numbers each; NaN if one is there."""
     piece = tl.program_id(1) * PIECE + tl.arange(0, PIECE)
     values = tl.load(x + tl.program_id(0).to(tl.int64) * row + piece, mask=piece < row, other=0)
     tl.store(greatest + tl.program_id(0) * tl.num_programs(1) + tl.program_id(1), _greatest(values))
