@@ -9,7 +9,8 @@ from torch import Tensor
 from dynkern import _C, ops
 from dynkern.nn.packed import PackedTernaryLinear
 from dynkern.ops import TernaryWeight
-from dynkern.ops.ternary_linear import cuda
+from dynkern.ops.quantize import Activation
+from dynkern.ops.ternary_linear import cuda, reference
 
 pytestmark = [
     pytest.mark.gpu,
@@ -73,13 +74,17 @@ def test_narrower_and_unaligned() -> None:
         assert_right(run(x, weight, None, 123), x, weight, None)
 
 
-def test_activation_int8() -> None:
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_activation_int8(dtype: torch.dtype) -> None:
+    """Every form gives the bits of the CPU."""
     weight = weight_of(256, 512)
-    x = torch.randn(9, 512, device="cuda").to(torch.bfloat16)
-    values, scale = cuda.quantize_rows(x)
-    expected = values.double() @ weight.unpack().double().t() * scale.double()[:, None]
-    y = run(x, weight, activation="int8").double()
-    assert ((y - expected).abs() <= 2 * torch.finfo(torch.bfloat16).eps * expected.abs() + 1e-6).all()
+    for rows in (1, 9, 70):
+        x, bias = torch.randn(rows, 512).to(dtype), torch.randn(256).to(dtype)
+        args = (x, weight.packed.cpu(), weight.scale.cpu(), bias, 512, None, None, None)
+        expected = reference.ternary_linear_int8(*args, None, True)
+        for form in ("dense", "lists", "sparse8"):
+            y = run(x.cuda(), weight, bias.cuda(), activation=Activation(True), form=form)
+            assert torch.equal(y.cpu(), expected)
 
 
 @pytest.mark.parametrize("rows", [1, 16, 64])

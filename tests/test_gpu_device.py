@@ -10,6 +10,7 @@ from torch import Tensor
 
 import dynkern as dk
 from dynkern import ops
+from dynkern.ops import quantize
 from dynkern.ops.gpu import configs
 from dynkern.ops.gpu.configs import Config
 
@@ -19,10 +20,12 @@ pytestmark = [
 ]
 pytest.importorskip("triton")
 
+from dynkern.ops.quantize import Activation  # noqa: E402
 from dynkern.ops.sliced_conv2d import reference as sliced_reference  # noqa: E402
 from dynkern.ops.sliced_conv2d import triton as sliced  # noqa: E402
 from dynkern.ops.ternary_conv2d import reference as ternary_reference  # noqa: E402
 from dynkern.ops.ternary_conv2d import triton as ternary  # noqa: E402
+from dynkern.ops.ternary_linear import reference as linear_reference  # noqa: E402
 from dynkern.ops.ternary_linear import triton as ternary_linear  # noqa: E402
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
@@ -112,7 +115,7 @@ def test_ternary_conv2d(dtype: torch.dtype, last: bool) -> None:
 @pytest.mark.parametrize("rows", [1, 16, 64, 300])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_ternary_linear(dtype: torch.dtype, rows: int) -> None:
-    """Float activations within rounding; int8 ones, quantised the same way, exact but for the scales."""
+    """Float activations within rounding; int8 ones the bits of the CPU."""
     signs = torch.randint(-1, 2, (200, 1000), device="cuda").float()
     scale = torch.rand(200, device="cuda")
     weight = ops.TernaryWeight(ops.TernaryWeight.pack(signs).packed, signs.shape, scale)
@@ -121,11 +124,38 @@ def test_ternary_linear(dtype: torch.dtype, rows: int) -> None:
         dense = signs[:, :features].double() * scale.double()[:, None]
         want, magnitude = x.double() @ dense.t(), x.double().abs() @ dense.abs().t()
         close(ops.ternary_linear(x, weight), want, magnitude, features)
-        y = ternary_linear.run(x, weight.packed, scale, None, 1000, None, None, None, activation="int8")
-        factor = x.float().abs().amax(1) / 127
-        values = (x.float() / factor[:, None]).round().double()
-        exact = values @ signs[:, :features].double().t() * factor.double()[:, None] * scale.double()
-        assert ((y.double() - exact).abs() <= 8 * torch.finfo(dtype).eps * exact.abs().clamp_min(1e-3)).all()
+        args = (x, weight.packed, scale, None, 1000, None, None, None)
+        want = linear_reference.ternary_linear_int8(
+            *(a.cpu() if isinstance(a, Tensor) else a for a in args), None, True
+        )
+        assert torch.equal(ternary_linear.run(*args, Activation(True)).cpu(), want)
+        assert torch.equal(ops.ternary_linear(x, weight, activation="int8").cpu(), want)
+
+
+@pytest.mark.parametrize("scale", ["row", "tensor", 0.02])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_int8_activations_have_the_bits_of_the_cpu(dtype: torch.dtype, scale: str | float) -> None:
+    """Layers and convolutions, from the public functions, for few and many rows, rows in one piece and in many."""
+    how: dict[str, Any] = {"activation": "int8", "activation_scale": scale}
+    of = quantize.read("int8", scale)[1:]
+    for rows, features in ((1, 300), (7, 40000), (200, 515)):
+        weight = ops.TernaryWeight.pack(torch.randint(-1, 2, (60, features)).float())
+        x = torch.randn(rows, features).to(dtype)
+        y = ops.ternary_linear(x.cuda(), cuda_weight(weight), **how)
+        want = linear_reference.ternary_linear_int8(x, weight.packed, None, None, features, None, None, None, *of)
+        assert torch.equal(y.cpu(), want)
+    weight = ops.TernaryWeight.pack(torch.randint(-1, 2, (40, 24, 3, 3)).float())
+    for form in (torch.contiguous_format, torch.channels_last):
+        x = torch.randn(3, 17, 60, 50).to(dtype).contiguous(memory_format=form)
+        y = ops.ternary_conv2d(x.cuda(), cuda_weight(weight), padding=1, **how)
+        assert y.is_contiguous(memory_format=form)
+        where = (weight.shape, (1, 1, 1, 1, 1, 1, 1, 1), 1, None, None, None)
+        want = ternary_reference.ternary_conv2d_int8(x, weight.packed, None, None, *where, *of)
+        assert torch.equal(y.cpu(), want)
+
+
+def cuda_weight(weight: ops.TernaryWeight) -> ops.TernaryWeight:
+    return ops.TernaryWeight(weight.packed.cuda(), weight.shape)
 
 
 def test_index_sets_of_linear_layers() -> None:
@@ -149,10 +179,32 @@ def test_gradients_are_those_of_the_cpu() -> None:
         torch.testing.assert_close(got, want, rtol=2e-2, atol=2e-2 * float(want.abs().max()))
 
 
-def test_a_graph_of_one_node_per_layer() -> None:
+def layers() -> dict[str, tuple[torch.nn.Module, Tensor, int]]:
+    """A layer of each kind, an input, and how many nodes of a graph it is: quantising is one of its own."""
+    last = torch.channels_last
+    image = torch.randn(8, 32, 28, 28, device="cuda", dtype=torch.float16).contiguous(memory_format=last)
+    sliced = dk.nn.SlicedConv2d(64, 64, 3, padding=1, bias=True).cuda().half().to(memory_format=last)
+    conv = dk.nn.PackedTernaryConv2d(
+        ops.TernaryWeight.pack(torch.randint(-1, 2, (64, 32, 3, 3)).float()), torch.randn(64), padding=1
+    )
+    mostly_zero = torch.where(torch.rand(512, 4096) < 0.95, 0, torch.randint(0, 2, (512, 4096)) * 2 - 1).float()
+    linear = dk.nn.PackedTernaryLinear(ops.TernaryWeight.pack(mostly_zero), torch.randn(512)).cuda().half()
+    eight = dk.nn.PackedTernaryLinear(ops.TernaryWeight.pack(mostly_zero), torch.randn(512)).cuda().half()
+    eight.activation = "int8"
+    rows = {n: torch.randn(n, 4096, device="cuda", dtype=torch.float16) for n in (1, 16, 64)}
+    return {
+        "sliced conv": (sliced, image, 1),
+        "ternary conv": (conv.cuda().half(), image, 1),
+        **{f"ternary linear, {n} rows": (linear, x, 1) for n, x in rows.items()},
+        "ternary linear, int8": (eight, rows[16], 2),
+    }
+
+
+@pytest.mark.parametrize("name", ["sliced conv", "ternary conv", *(f"ternary linear, {n} rows" for n in (1, 16, 64)),
+                                  "ternary linear, int8"])  # fmt: skip
+def test_a_graph_of_one_node_per_layer(name: str) -> None:
     """A captured layer replays right, for a new input and a width that was warmed up before."""
-    layer = dk.nn.SlicedConv2d(64, 64, 3, padding=1, bias=True).cuda().half().to(memory_format=torch.channels_last)
-    x = torch.randn(8, 32, 28, 28, device="cuda", dtype=torch.float16).contiguous(memory_format=torch.channels_last)
+    layer, x, expected = layers()[name]
     with torch.no_grad():
         layer(x)
         torch.cuda.synchronize()
@@ -163,7 +215,7 @@ def test_a_graph_of_one_node_per_layer() -> None:
         graph.instantiate()
         graph.replay()
         torch.testing.assert_close(y, layer(x))
-    assert nodes(graph) == 1
+    assert nodes(graph) == expected
 
 
 def nodes(graph: torch.cuda.CUDAGraph) -> int:
