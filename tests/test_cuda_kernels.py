@@ -177,7 +177,7 @@ def test_a_zero_is_not_visited(machine: ctypes.CDLL) -> None:
 @pytest.mark.parametrize(
     ("which", "found"),
     [(0, "outside"), (1, "outside"), (2, "barrier"), (3, "different instructions"), (4, "undefined"), (5, "undefined"),
-     (6, "not in order")],
+     (6, "not in order"), (7, "written beside")],
 )  # fmt: skip
 def test_the_machine_finds_mistakes(machine: ctypes.CDLL, which: int, found: str) -> None:
     assert found in machine.emulate_mistake(which).decode()

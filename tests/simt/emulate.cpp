@@ -67,6 +67,10 @@ void run_call(const Call& c, const uint8_t* packed, const unsigned char* x, cons
         {plan.grid[0], plan.grid[1], plan.grid[2]}, Kernel::kThreads, plan.shared_bytes, c.reversed != 0};
     simt::run(launch, [&] { Kernel::run(a); });
   });
+  for (const simt::Guarded* buffer : {&words, &starts, &bases, &rest, &x_buffer, &rows_buffer, &scale_buffer,
+                                      &bias_buffer, &y_buffer, &partial, &arrived}) {
+    if (!buffer->intact()) throw std::runtime_error("memory was written beside its buffer");
+  }
   for (int64_t i = 0; i < plan.counters; ++i) {
     if (a.arrived[i] != 0) throw std::runtime_error("a counter was not left at zero");
   }
@@ -128,6 +132,9 @@ const char* emulate_mistake(int which) {
           break;
         case 6:
           mma_sparse<Type::kInt8, 0>(c, a, a, 0);
+          break;
+        case 7:  // in the same page, before it
+          if (t == 0) *(shared_memory() - 8) = 0;
           break;
         default:
           break;

@@ -7,6 +7,7 @@
 #include <ucontext.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <memory>
 #include <stdexcept>
@@ -263,6 +264,13 @@ Guarded::Guarded(size_t bytes) : bytes_(bytes) {
   data_ = map_ + kPage + pages * kPage - used;
 }
 
+bool Guarded::intact() const {
+  const unsigned char *first = map_ + kPage, *end = map_ + mapped_ - kPage;
+  const auto untouched = [](unsigned char byte) { return byte == 0xFF; };
+  return std::all_of(first, static_cast<const unsigned char*>(data_), untouched) &&
+         std::all_of(static_cast<const unsigned char*>(data_) + bytes_, end, untouched);
+}
+
 Guarded::~Guarded() { munmap(map_, mapped_); }
 
 void run(const Launch& launch, const std::function<void()>& kernel) {
@@ -284,6 +292,7 @@ void run(const Launch& launch, const std::function<void()>& kernel) {
     const Guarded shared(launch.shared_bytes);
     here.shared = shared.data();
     run_block();
+    if (!shared.intact()) fail("shared memory was written beside its buffer");
   }
 }
 

@@ -18,6 +18,8 @@ class Guarded {
   Guarded(const Guarded&) = delete;
   Guarded& operator=(const Guarded&) = delete;
   unsigned char* data() const { return data_; }
+  // Whether what lies beside it in its pages is as it was: nothing was written there.
+  bool intact() const;
   size_t size() const { return bytes_; }
   template <class T>
   T* as() const {
