@@ -83,10 +83,12 @@ class Recorder:
         self.kernel = kernel
         self.args: tuple[Any, ...] = ()
         self.options: dict[str, Any] = {}
+        self.launches = 0
 
     def __getitem__(self, grid: Any) -> Callable[..., None]:
         def launch(*args: Any, **options: Any) -> None:
             self.args, self.options = args, options
+            self.launches += 1
 
         return launch
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 import ctypes
 from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import torch
+from graph_nodes import Made
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from dynkern import _C
 from dynkern.ops import TernaryWeight
@@ -161,22 +160,6 @@ def test_a_graph_has_counters_of_its_own(asked: list[int], monkeypatch: pytest.M
     assert not any(t.any() for t in given)
     cuda_counters.reserve(device)
     assert len(cuda_counters._reserves) == 2
-
-
-class Made(TorchDispatchMode):
-    """Counts PyTorch's operators that would be a node of a graph: all but those that only make or view tensors."""
-
-    FREE = ("aten.empty", "aten.view", "aten.slice", "aten.detach", "aten.as_strided", "aten.reshape", "aten.alias",
-            "aten._unsafe_view", "aten.unsqueeze", "aten.select", "aten.expand")  # fmt: skip
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.nodes: list[str] = []
-
-    def __torch_dispatch__(self, op: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if not str(op).startswith(self.FREE):
-            self.nodes.append(str(op))
-        return op(*args, **(kwargs or {}))
 
 
 @pytest.mark.parametrize("rows", [1, 3])

@@ -17,13 +17,16 @@ triton = pytest.importorskip("triton")
 
 import ahead  # noqa: E402
 import ptx  # noqa: E402
+from graph_nodes import Made  # noqa: E402
 
 from dynkern.ops import TernaryWeight  # noqa: E402
 from dynkern.ops.gpu import configs, quantized  # noqa: E402
 from dynkern.ops.quantize import Activation  # noqa: E402
 from dynkern.ops.sliced_conv2d import triton as sliced  # noqa: E402
+from dynkern.ops.sliced_linear import triton as sliced_linear  # noqa: E402
 from dynkern.ops.ternary_conv2d import triton as ternary  # noqa: E402
 from dynkern.ops.ternary_conv2d import triton_kernels as kernels  # noqa: E402
+from dynkern.ops.ternary_linear import triton as ternary_linear  # noqa: E402
 
 # By default one of the half precisions for each device, which CI has the time for; "all" also compiles the other one
 # and, for cards that have no table, what the rule gives (some ten minutes).
@@ -90,7 +93,7 @@ def test_every_row_of_the_tables_is_compiled() -> None:
                         assert config is None or str(case) in CASES
 
 
-@pytest.mark.parametrize("row", [200, 20000, 50000])
+@pytest.mark.parametrize("row", [200, 20000])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 def test_quantising_compiles(dtype: torch.dtype, row: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """A row in one piece is one launch, a longer one two; nothing spills, and divisions are rounded as on the CPU."""
@@ -99,7 +102,7 @@ def test_quantising_compiles(dtype: torch.dtype, row: int, monkeypatch: pytest.M
         monkeypatch.setattr(quantized, name, recorder)
     quantized.quantize_rows(torch.zeros(2, row, dtype=dtype), Activation(True))
     launched = [recorder for recorder in recorders.values() if recorder.options]
-    assert len(launched) == (1 if row <= quantized.MOST_PIECE else 2)
+    assert len(launched) == (1 if row <= quantized.PIECE else 2)
     for recorder in launched:
         made = ahead.build_launch(recorder.kernel, recorder.args, recorder.options, SM_90)
         assert made.stack == 0
@@ -136,7 +139,7 @@ def test_two_variants_at_most_over_all_widths(layer: tuple[int, int, int], last:
     packed = TernaryWeight.pack(weight.float())
     pad = side // 2
     geometry = (1, 1, pad, pad, pad, pad, 1, 1)
-    seen: dict[str, set[Any]] = {"dense": set(), "ternary": set()}
+    seen: dict[str, set[Any]] = {"dense": set(), "ternary": set(), "int8": set(), "quantise": set()}
     widths = sorted({*range(1, 10), *(max(1, round(i * 0.05 * outputs)) for i in range(1, 21))})
     for width in (w for w in widths if w <= outputs):
         active = max(1, round(inputs * width / outputs))
@@ -150,8 +153,59 @@ def test_two_variants_at_most_over_all_widths(layer: tuple[int, int, int], last:
             args = (x, packed.packed, packed.scale, None, packed.shape, *where)
             small = lambda args=args: ternary.run(*args)  # noqa: E731
             seen["ternary"].add(variants(small, ternary, "ternary_kernel"))
-    assert len(seen["dense"]) <= 2
-    assert len(seen["ternary"]) <= 2
+            whole = lambda args=args: ternary.run(*args, Activation(True))  # noqa: E731
+            with mock.patch.object(quantized, "greatest_kernel", ahead.Recorder(quantized.greatest_kernel)):
+                with mock.patch.object(quantized, "quantize_kernel", ahead.Recorder(quantized.quantize_kernel)):
+                    seen["int8"].add(variants(whole, ternary, "ternary_kernel"))
+                with mock.patch.object(ternary, "ternary_kernel", ahead.Recorder(ternary.ternary_kernel)):
+                    seen["quantise"].add(variants(whole, quantized, "quantize_kernel"))
+    assert max(map(len, seen.values())) <= 2
+
+
+def calls() -> dict[str, tuple[Callable[[], Any], int]]:
+    """A call of each kind, and how many launches it is."""
+    weight = torch.zeros(32, 16, 3, 3, dtype=torch.float16)
+    packed = TernaryWeight.pack(weight.float())
+    matrix = TernaryWeight.pack(torch.zeros(32, 64))
+    x, rows = torch.zeros(2, 16, 8, 8, dtype=torch.float16), torch.zeros(5, 64, dtype=torch.float16)
+    last, geometry = x.contiguous(memory_format=torch.channels_last), (1, 1, 1, 1, 1, 1, 1, 1)
+    bias, index, few = torch.zeros(32, dtype=torch.float16), torch.arange(16), torch.arange(8)
+    single, dense = torch.zeros(16, 1, 3, 3, dtype=torch.float16), torch.zeros(32, 16, dtype=torch.float16)
+    where = (geometry, 1, 24, None, None)
+    conv = (packed.packed, packed.scale, bias, packed.shape, *where)
+    linear = (rows, matrix.packed, None, bias, 64, None, None, None)
+    return {
+        "sliced conv": (lambda: sliced.run(x, weight, bias, *where), 1),
+        "sliced conv, channels last": (lambda: sliced.run(last, weight, bias, *where), 1),
+        "sliced conv, index set": (lambda: sliced.run(x, weight, bias, geometry, 1, None, index, None), 1),
+        "depthwise": (lambda: sliced.run(last, single, None, geometry, 16, None, None, None), 1),
+        "sliced linear, index set": (lambda: sliced_linear.run(x[0, 0], dense, bias, None, few, None), 1),
+        "ternary conv": (lambda: ternary.run(last, *conv), 1),
+        "ternary linear": (lambda: ternary_linear.run(*linear), 1),
+        "ternary conv, int8": (lambda: ternary.run(last, *conv, Activation(True)), 2),
+        "ternary linear, int8": (lambda: ternary_linear.run(*linear, Activation(True)), 2),
+        "ternary linear, int8, one scale": (lambda: ternary_linear.run(*linear, Activation(True, None, False)), 3),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", calls())
+def test_a_layer_is_one_node_of_a_graph(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once what follows from the weight is there: one launch and nothing by PyTorch; quantising is a launch or two."""
+    call, expected = calls()[name]
+    recorders = []
+    for module, kernels_of in (
+        (sliced, ("conv_kernel", "depthwise_kernel")), (ternary, ("ternary_kernel",)),
+        (quantized, ("greatest_kernel", "quantize_kernel")),
+    ):  # fmt: skip
+        for kernel in kernels_of:
+            recorders.append(ahead.Recorder(getattr(module, kernel)))
+            monkeypatch.setattr(module, kernel, recorders[-1])
+    call()
+    assert sum(r.launches for r in recorders) == expected
+    with Made() as made:
+        call()
+    assert sum(r.launches for r in recorders) == 2 * expected
+    assert made.nodes == []
 
 
 @pytest.mark.parametrize("pack", [2, 4])

@@ -35,13 +35,12 @@ def test_quantised_as_on_the_cpu(
         x[0, :] = torch.tensor(ODD).repeat(-(-row // len(ODD)))[:row]
         x[-1, row // 2] = torch.tensor([torch.nan, torch.inf, -torch.inf, 0.0])[row % 4]
     x = x.to(dtype)
-    piece, most = quantized.PIECE, quantized.MOST_PIECE
+    whole = quantized.PIECE
     try:
-        if cut:
-            quantized.PIECE, quantized.MOST_PIECE = 64, 0
+        quantized.PIECE = 64 if cut else whole
         values, scale = quantized.quantize_rows(x, how)
     finally:
-        quantized.PIECE, quantized.MOST_PIECE = piece, most
+        quantized.PIECE = whole
     q, s = quantize.quantize(x, how.scale, how.per_row)
     assert torch.equal(values.double(), q)
     torch.testing.assert_close(scale, s, rtol=0, atol=0, equal_nan=True)

@@ -10,8 +10,8 @@ from torch import Tensor
 from dynkern.ops import quantize
 from dynkern.ops.quantize import LEAST, MOST, Activation
 
-# Numbers that one program reads at once; rows up to MOST_PIECE are one piece.
-PIECE, MOST_PIECE = 4096, 32768
+# Numbers that one program reads at once. Always the same, so that no width needs a variant of its own.
+PIECE, WARPS = 8192, 8
 
 try:
     from dynkern.ops.gpu.triton_kernels import greatest_kernel, quantize_kernel
@@ -31,17 +31,15 @@ def quantize_rows(x: Tensor, activation: Activation) -> tuple[Tensor, Tensor]:
     if quantize_kernel is None:
         q, scale = quantize.quantize(x, activation.scale, activation.per_row)
         return values.copy_(q.view(x.shape)), scale
-    whole = row <= MOST_PIECE and (activation.per_row or activation.scale is not None)
-    piece = max(128, 1 << (row - 1).bit_length()) if whole else PIECE
-    pieces = -(-row // piece)
+    pieces = -(-row // PIECE)
     greatest = None
-    size = {"num_warps": max(1, min(16, piece // 512)), "num_stages": 1}
-    if not whole:
+    size = {"num_warps": WARPS, "num_stages": 1}
+    if pieces > 1 or not activation.per_row:
         greatest = torch.empty(count, pieces, dtype=torch.float32, device=x.device)
-        greatest_kernel[(count, pieces)](x, greatest, row, PIECE=piece, **size)
+        greatest_kernel[(count, pieces)](x, greatest, row, PIECE=PIECE, **size)
     quantize_kernel[(count, pieces)](
         x, greatest, values, scale, row, pieces, count, activation.scale or 0.0,
-        PIECE=piece, PER_ROW=activation.per_row, DYNAMIC=activation.scale is None, LEAST=LEAST, MOST=float(MOST),
+        PIECE=PIECE, PER_ROW=activation.per_row, DYNAMIC=activation.scale is None, LEAST=LEAST, MOST=float(MOST),
         enable_fp_fusion=False, **size,
     )  # fmt: skip
     return values, scale
