@@ -178,7 +178,7 @@ def test_a_captured_layer_is_one_node(asked: list[int], monkeypatch: pytest.Monk
 
 def test_why_not_looks_at_the_zeros(asked: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (9, 0))
-    x = torch.ones(64, 40).to(torch.bfloat16)
+    x = torch.ones(80, 40).to(torch.bfloat16)
     dense, zeros = some_weight(None), TernaryWeight.pack(torch.eye(6, 40))
     assert "many rows" in (cuda.why_not(x, dense.packed, None, None, 40, None, None, None) or "")
     assert cuda.why_not(x[:2], dense.packed, None, None, 40, None, None, None) is None

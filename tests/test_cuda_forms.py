@@ -39,7 +39,7 @@ def test_there_is_a_form_for_every_call(dtype: torch.dtype) -> None:
             assert not (form == "sparse8" and dtype != torch.int8)
             assert not (form == "sparse16" and dtype == torch.int8)
             assert not (form == "lists" and rows > 4)
-            assert form is not None or (rows > 32 and dtype != torch.int8)
+            assert form is not None or (rows > 64 and dtype != torch.int8)
 
 
 def test_the_table_says_where_it_comes_from() -> None:

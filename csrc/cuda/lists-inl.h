@@ -63,7 +63,7 @@ struct Lists {
 
   DK_DEVICE static void run(const LinearArguments& a) {
     const int lane = thread_index() % kLanes, warp = thread_index() / kLanes;
-    const int chunk = block_index(1), first_row = block_index(2) * Rows;
+    const int chunk = block_index(2), first_row = block_index(1) * Rows;
     const int tile = block_index(0) * kWarps + warp;
     Element* x = reinterpret_cast<Element*>(shared_memory());
     stage(a, x, first_row, chunk);
@@ -101,7 +101,7 @@ struct Lists {
     for (int m = 0; m < Rows; ++m) store_sum(a, chunk, first_row + m, output, acc[m], 1);
     unsigned* flag = reinterpret_cast<unsigned*>(shared_memory() + shared_bytes(a.weight.chunk_groups) - 16);
     const int blocks = (a.outputs + kOutputs - 1) / kOutputs;
-    finish_splits<Sum, kThreads>(a, block_index(2) * blocks + block_index(0), flag, first_row, Rows,
+    finish_splits<Sum, kThreads>(a, block_index(1) * blocks + block_index(0), flag, first_row, Rows,
                                  block_index(0) * kOutputs, kOutputs, 1);
   }
 };

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// More than 32 rows of activations: a matrix product on the tensor cores, dense or 2:4 sparse. The weights
+// More rows of activations (dense from 65 on): a matrix product on the tensor cores, dense or 2:4 sparse. The weights
 // come 2 bits each from memory into registers and are A; the activations are B and go through shared memory,
 // in stages of 128 bytes per row of which one is computed with while the other is on its way.
 //
@@ -210,11 +210,11 @@ struct Matrix {
   DK_DEVICE static void run(const LinearArguments& a) {
     const int lane = thread_index() % kLanes, warp = thread_index() / kLanes;
     const int across = warp % kAcross, beside = warp / kAcross;
-    const int first_row = block_index(2) * kColumns, first_column = beside * NT * 8;
+    const int first_row = block_index(1) * kColumns, first_column = beside * NT * 8;
     const int group = block_index(0) * kAcross + across;  // of the rest
     const int steps = (a.inputs + kStep - 1) / kStep;
     const int share = (steps + a.splits - 1) / a.splits;
-    const int begin = block_index(1) * share;
+    const int begin = block_index(2) * share;
     const int end = begin + share < steps ? begin + share : steps;
 
     unsigned char* shared = shared_memory();
@@ -260,12 +260,12 @@ struct Matrix {
         }
       }
       sync_block();
-      Tile::template store<kThreads>(a, tile, block_index(1), first_row + turn * NT * 8, first_output,
+      Tile::template store<kThreads>(a, tile, block_index(2), first_row + turn * NT * 8, first_output,
                                      kUnit<T>);
       sync_block();
     }
     const int blocks = (a.outputs + kOutputs - 1) / kOutputs;
-    finish_splits<Sum, kThreads>(a, block_index(2) * blocks + block_index(0),
+    finish_splits<Sum, kThreads>(a, block_index(1) * blocks + block_index(0),
                                  reinterpret_cast<unsigned*>(shared + kUsedBytes), first_row, kColumns,
                                  first_output, kOutputs, kUnit<T>);
   }

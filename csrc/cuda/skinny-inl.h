@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Few rows of activations (1 to 32): the weights are the traffic. They come 2 bits each in the dense form,
+// Few rows of activations (1 to 32, and up to 64 in two blocks): the weights are the traffic. They come 2 bits each in the dense form,
 // straight into registers, and are the tensor core's A; the activations, B, come through the first-level
 // cache. Four warps stand side by side along the outputs, so that they read the same activations, and two
 // along the inputs.
@@ -156,11 +156,11 @@ struct Skinny {
   DK_DEVICE static void run(const LinearArguments& a) {
     const int lane = thread_index() % kLanes, warp = thread_index() / kLanes;
     const int across = warp % kAcross, along = warp / kAcross;
-    const int first_row = block_index(2) * kColumns;
+    const int first_row = block_index(1) * kColumns;
     const int first_tile = (block_index(0) * kAcross + across) * MT;
     const int steps = (a.inputs + kTileInputs - 1) / kTileInputs;
     const int share = (steps + a.splits * kAlong - 1) / (a.splits * kAlong);
-    const int begin = (block_index(1) * kAlong + along) * share;
+    const int begin = (block_index(2) * kAlong + along) * share;
     const int end = begin + share < steps ? begin + share : steps;
 
     // All steps but the last one have 128 inputs; of rows that are not aligned, none can be read in whole
@@ -206,9 +206,9 @@ struct Skinny {
       sync_block();
     }
     const int first_output = block_index(0) * kOutputs;
-    Tile::template store<kThreads>(a, tile, block_index(1), first_row, first_output, kUnit<T>);
+    Tile::template store<kThreads>(a, tile, block_index(2), first_row, first_output, kUnit<T>);
     finish_splits<Sum, kThreads>(
-        a, block_index(2) * (a.outputs / kOutputs + (a.outputs % kOutputs != 0)) + block_index(0), flag,
+        a, block_index(1) * (a.outputs / kOutputs + (a.outputs % kOutputs != 0)) + block_index(0), flag,
         first_row, kColumns, first_output, kOutputs, kUnit<T>);
   }
 };

@@ -49,6 +49,7 @@ struct LinearPlan {
   Type x_type;
   int columns;  // rows of x that a block takes: 8, 16, 32 (tensor cores), 1, 2, 4 (lists), 64 and up (matrix
                 // product)
+  // Blocks of outputs, of rows, splits: blocks that read the same weights are started one after the other.
   int grid[3];
   int splits;
   int shared_bytes;

@@ -75,7 +75,7 @@ void run_call(const Call& c, const uint8_t* packed, const unsigned char* x, cons
     if (a.arrived[i] != 0) throw std::runtime_error("a counter was not left at zero");
   }
   std::memcpy(y, y_buffer.data(), y_buffer.size());
-  const int facts[] = {plan.columns, plan.splits, plan.grid[0], plan.grid[2]};
+  const int facts[] = {plan.columns, plan.splits, plan.grid[0], plan.grid[1]};
   std::memcpy(plan_out, facts, sizeof facts);
 }
 
