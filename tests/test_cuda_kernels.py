@@ -141,8 +141,8 @@ LONG |= {"bias": FLOAT32, "y_type": FLOAT32, "multiprocessors": 8}
 
 @pytest.mark.parametrize(
     ("form", "rows", "dtype"),
-    [("dense", 1, INT8), ("dense", 11, BFLOAT16), ("dense", 40, BFLOAT16), ("dense", 70, FLOAT16), ("lists", 2, INT8), ("sparse8", 40, INT8),
-     ("sparse16", 40, BFLOAT16)],
+    [("dense", 1, INT8), ("dense", 11, BFLOAT16), ("dense", 40, BFLOAT16), ("dense", 70, FLOAT16), ("lists", 2, INT8),
+     ("sparse8", 40, INT8), ("sparse16", 40, BFLOAT16)],
 )  # fmt: skip
 def test_splits_of_a_long_reduction(machine: ctypes.CDLL, form: str, rows: int, dtype: torch.dtype) -> None:
     """Blocks that share a result add up in one order, and leave the counters at zero (which the host checks)."""

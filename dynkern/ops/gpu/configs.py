@@ -180,7 +180,10 @@ def by_rule(device: Device, layer: Layer) -> Row:
     if layer.op.startswith("ternary"):
         # A tile of 64 outputs decodes weights for all its pixels at once; half of it where processors would idle.
         tiles = -(-layer.pixels // rows) * -(-layer.outputs // 64)
-        tile = Config(rows, 64 if tiles >= device.processors else 32, 128, 4, 2)
+        outputs = 64 if tiles >= device.processors else 32
+        if layer.dtype == "float32":  # its three parts spill registers in other shapes
+            rows, outputs = rows if layer.last else min(rows, 32), 64
+        tile = Config(rows, outputs, 128, 4, 2)
         return Row(*where, tile, tile, "rule")
     outputs = min(64, _power(layer.outputs, 16))
     return Row(*where, Config(rows, outputs, 32, 4, 2), Config(rows, min(outputs, 32), 32, 4, 2), "rule")
