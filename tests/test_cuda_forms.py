@@ -21,7 +21,10 @@ CHOICES = [
     (torch.float16, 16, 0.95, "dense"),
     (torch.float16, 256, 0.95, "sparse16"),
     (torch.int8, 256, 0.95, "sparse8"),
+    (torch.int8, 256, 0.9, "sparse8"),
     (torch.int8, 256, 0.5, "dense"),
+    (torch.int8, 64, 0.95, "dense"),
+    (torch.bfloat16, 64, 0.9, "dense"),
     (torch.bfloat16, 256, 0.5, None),
 ]
 

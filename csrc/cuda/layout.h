@@ -124,9 +124,7 @@ struct ListEntry {
   static constexpr uint32_t entry(int slot, int sign) {
     return static_cast<uint32_t>(slot) | (sign < 0 ? 0x80u : 0u);
   }
-  DK_HD static int slot(uint32_t word, int i) { return static_cast<int>(word >> (8 * i) & 0x7F); }
-  // Bit 31: the sign bit.
-  DK_HD static uint32_t sign(uint32_t word, int i) { return word << (24 - 8 * i) & 0x80000000u; }
+  static constexpr uint32_t kSlots = 0x7F7F7F7F;  // of a word's entries; the other bits are signs
 };
 
 }  // namespace dynkern::cuda

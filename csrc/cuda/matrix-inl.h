@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// More rows of activations (dense from 65 on): a matrix product on the tensor cores, dense or 2:4 sparse. The weights
-// come 2 bits each from memory into registers and are A; the activations are B and go through shared memory,
-// in stages of 128 bytes per row of which one is computed with while the other is on its way.
+// More rows of activations (dense from 65 on): a matrix product on the tensor cores, dense or 2:4 sparse. The
+// weights come 2 bits each from memory into registers and are A; the activations are B and go through shared
+// memory, in stages of 128 bytes per row of which one is computed with while the other is on its way.
 //
 // Sparse: W = W_2:4 + rest, exactly. A product of the tiles is half the work of the dense one; what a group
 // of four has beyond two nonzeros, a few in a thousand weights at 90 % zeros, is added from the stage in

@@ -17,7 +17,8 @@ struct Packed {
 };
 
 // `packed`: (outputs, ceil(inputs / 4)) valid codes. `multiprocessors`: of the device, for the lists' chunks.
-// On at most `threads` threads; the result does not depend on how many. Throws std::invalid_argument for a shape that offsets of 32 bits do not reach.
+// On at most `threads` threads; the result does not depend on how many. Throws std::invalid_argument for a
+// shape that offsets of 32 bits do not reach.
 Packed pack_form(const uint8_t* packed, int64_t outputs, int64_t inputs, Form form, int multiprocessors,
                  int threads);
 

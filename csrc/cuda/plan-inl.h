@@ -62,8 +62,8 @@ void cut(LinearPlan& plan, Kernel, const PackedForm&, int inputs, int multiproce
   plan.shared_bytes = Kernel::kSharedBytes;
 }
 
-// Up to 64 rows the dense product would leave half of its 128 columns empty: two blocks of 32, which run side by
-// side, read the weights from the second-level cache once more instead.
+// Up to 64 rows the dense product would leave half of its 128 columns empty: two blocks of 32, which run side
+// by side, read the weights from the second-level cache once more instead.
 inline int columns_of(Form form, int rows) {
   if (form == Form::kLists) return rows <= 2 ? rows : 4;
   if (form == Form::kDense && rows <= 64) return rows <= 8 ? 8 : rows <= 16 ? 16 : 32;

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// Few rows of activations (1 to 32, and up to 64 in two blocks): the weights are the traffic. They come 2 bits each in the dense form,
-// straight into registers, and are the tensor core's A; the activations, B, come through the first-level
-// cache. Four warps stand side by side along the outputs, so that they read the same activations, and two
-// along the inputs.
+// Few rows of activations (1 to 32, and up to 64 in two blocks): the weights are the traffic. They come 2
+// bits each in the dense form, straight into registers, and are the tensor core's A; the activations, B, come
+// through the first-level cache. Four warps stand side by side along the outputs, so that they read the same
+// activations, and two along the inputs.
 //
 // One row wastes seven of B's eight columns, but no time: the tensor core waits for memory as it is. At 4.3
 // TB/s a multiprocessor may spend some 13 instructions per 64 bytes of weights and scheduler; decoding takes

@@ -23,12 +23,35 @@ DK_DEVICE unsigned char* shared_memory() {
   extern __shared__ __align__(16) unsigned char bytes[];
   return bytes;
 }
+// Shared memory by 32-bit addresses, which take one register and one instruction to make.
+DK_DEVICE uint32_t shared_address() {
+  return static_cast<uint32_t>(__cvta_generic_to_shared(shared_memory()));
+}
+// One or two bytes, without a sign.
+template <int Bytes>
+DK_DEVICE uint32_t load_shared(uint32_t address) {
+  uint32_t v;
+  if constexpr (Bytes == 1) {
+    asm volatile("ld.shared.u8 %0, [%1];" : "=r"(v) : "r"(address));
+  } else {
+    uint16_t bits;
+    asm volatile("ld.shared.u16 %0, [%1];" : "=h"(bits) : "r"(address));
+    v = bits;
+  }
+  return v;
+}
 DK_DEVICE void sync_block() { __syncthreads(); }
 DK_DEVICE void fence_device() { __threadfence(); }
 DK_DEVICE unsigned add_atomic(unsigned* p, unsigned v) { return atomicAdd(p, v); }
 
 // A word whose bytes are those of x that the four digits of `selector` name, lowest first.
 DK_DEVICE uint32_t permute_bytes(uint32_t x, uint32_t selector) { return __byte_perm(x, 0, selector); }
+
+// c plus the products of the four bytes of a and b, of no sign or of both.
+DK_DEVICE uint32_t dot_bytes(uint32_t a, uint32_t b, uint32_t c) { return __dp4a(a, b, c); }
+DK_DEVICE int32_t dot_signed_bytes(uint32_t a, uint32_t b, int32_t c) {
+  return __dp4a(static_cast<int>(a), static_cast<int>(b), c);
+}
 
 // Weights are read once: they must not push the activations out of the first-level cache.
 DK_DEVICE uint4 load_once(const uint4* p) {

@@ -39,6 +39,13 @@ namespace dynkern::cuda {
 inline int thread_index() { return simt::thread(); }
 inline int block_index(int axis) { return simt::block(axis); }
 inline unsigned char* shared_memory() { return simt::shared(); }
+inline uint32_t shared_address() { return 0; }
+template <int Bytes>
+uint32_t load_shared(uint32_t address) {
+  const unsigned char* p = simt::shared() + address;
+  if constexpr (Bytes == 1) return *p;
+  return *reinterpret_cast<const uint16_t*>(p);
+}
 inline void sync_block() { simt::sync(); }
 inline void fence_device() {}
 inline unsigned add_atomic(unsigned* p, unsigned v) {
@@ -53,6 +60,14 @@ inline uint32_t permute_bytes(uint32_t x, uint32_t selector) {
     y |= (byte < 4 ? x >> (8 * byte) & 0xFF : 0) << (8 * i);
   }
   return y;
+}
+inline uint32_t dot_bytes(uint32_t a, uint32_t b, uint32_t c) {
+  for (int i = 0; i < 32; i += 8) c += (a >> i & 0xFF) * (b >> i & 0xFF);
+  return c;
+}
+inline int32_t dot_signed_bytes(uint32_t a, uint32_t b, int32_t c) {
+  for (int i = 0; i < 32; i += 8) c += static_cast<int8_t>(a >> i) * static_cast<int8_t>(b >> i);
+  return c;
 }
 inline uint4 load_once(const uint4* p) { return *p; }
 template <class T>
