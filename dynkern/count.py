@@ -210,7 +210,8 @@ class _Active(NamedTuple):
 
     def sizes(self) -> dict[str, int]:
         """The active elements of the tensors that such a layer may have."""
-        return {"weight": self.weights, "packed": self.weights, "bias": self.outputs, "scale": self.outputs}
+        whole, rows = dict.fromkeys(("weight", "packed"), self.weights), ("bias", "scale", "scale_minus")
+        return whole | dict.fromkeys(rows, self.outputs)
 
 
 def _active(layer: Any, key: Key | None, inputs: int | None) -> _Active:

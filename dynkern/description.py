@@ -12,6 +12,7 @@ from torch import nn
 
 from dynkern.nn.dynamic import SlicedModule
 from dynkern.nn.packed import PackedTernary
+from dynkern.nn.schemes import Delta
 from dynkern.nn.selection import Key, Selection
 from dynkern.nn.ternary import TernaryModule
 from dynkern.subnets import SubNet, made, revert, slim
@@ -60,12 +61,14 @@ class Description:
         slim: the networks within it that are slim, by name; that of the network itself is "".
         ternary: of each layer with latent weights how its threshold grows, as the arguments of
             :class:`~dynkern.ternary.Growth`; None for a fixed threshold.
+        schemes: of each of them whose ternariser is not ``Delta``, that ternariser.
         packed: the weight's shape of each packed layer.
         tied: names of tensors that are stored under another name, to that name.
     """
 
     slim: dict[str, Slim] = field(default_factory=dict)
     ternary: dict[str, dict[str, Any] | None] = field(default_factory=dict)
+    schemes: dict[str, dict[str, Any]] = field(default_factory=dict)
     packed: dict[str, list[int]] = field(default_factory=dict)
     tied: dict[str, str] = field(default_factory=dict)
 
@@ -74,10 +77,12 @@ class Description:
         """That of ``net``."""
         modules = dict(net.named_modules(remove_duplicate=False))
         packed = {name: list(layer.shape) for name, layer in modules.items() if isinstance(layer, PackedTernary)}
-        latent = {name: layer.growth for name, layer in modules.items() if isinstance(layer, TernaryModule)}
-        ternary = {name: asdict(growth) if isinstance(growth, Growth) else None for name, growth in latent.items()}
+        latent = {name: layer for name, layer in modules.items() if isinstance(layer, TernaryModule)}
+        growths = {name: layer.growth for name, layer in latent.items()}
+        ternary = {name: asdict(growth) if isinstance(growth, Growth) else None for name, growth in growths.items()}
+        others = {n: layer.scheme.to_dict() for n, layer in latent.items() if not isinstance(layer.scheme, Delta)}
         roots = {name: Slim.of(module) for name, module in net.named_modules() if ROOT in vars(module)}
-        return cls(roots, ternary, packed, tied)
+        return cls(roots, ternary, others, packed, tied)
 
     def to_json(self) -> str:
         """As JSON text."""
@@ -92,7 +97,7 @@ class Description:
             new = cls(slim=slims, **data)
         except (json.JSONDecodeError, AttributeError, KeyError, TypeError) as error:
             raise ValueError(f"its description of the net is not understood: {error}") from None
-        if not all(isinstance(part, dict) for part in (new.ternary, new.packed, new.tied)):
+        if not all(isinstance(part, dict) for part in (new.ternary, new.schemes, new.packed, new.tied)):
             raise ValueError("its description of the net is not understood")
         return new
 

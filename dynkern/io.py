@@ -12,6 +12,7 @@ from torch import Tensor, nn
 import dynkern
 from dynkern import tensorfile
 from dynkern.description import Description, twin
+from dynkern.nn import schemes
 from dynkern.nn.dynamic import device_of
 from dynkern.nn.packed import PackedTernaryConv2d, PackedTernaryLinear, make_packed
 from dynkern.nn.ternary import make_ternary
@@ -84,14 +85,18 @@ def _convert(net: M, state: Mapping[str, Tensor], description: Description) -> M
         threshold = _entry(state, f"{name}.threshold")
         if threshold.dim():
             raise ValueError(f"{name}.threshold: expected a scalar, got shape {tuple(threshold.shape)}")
-        make_ternary(layer, float(threshold), None if growth is None else Growth(**growth))
+        scheme = schemes.from_dict(description.schemes.get(name, {"name": "delta"}))
+        make_ternary(layer, float(threshold), None if growth is None else Growth(**growth), scheme)
     for name, shape in description.packed.items():
         layer = _layer(net, name, _PACKABLE)
-        codes, scale = _entry(state, f"{name}.packed"), state.get(f"{name}.scale")
+        codes = _entry(state, f"{name}.packed")
+        scales = (state.get(f"{name}.{part}") for part in ("scale", "scale_minus"))
         device = device_of(layer)
         try:
             # Copies, because what was read may be a view of the file.
-            weight = TernaryWeight(codes.clone(), shape, None if scale is None else scale.clone())
+            weight = TernaryWeight(
+                codes.clone(), shape, *(None if scale is None else scale.clone() for scale in scales)
+            )
             make_packed(layer, weight).to(device)
         except (ValueError, TypeError) as error:
             raise ValueError(f"{name}: {error}") from error

@@ -45,17 +45,21 @@ def test_gradient_is_that_of_equation_2_inclusive_at_one() -> None:
     under = torch.nextafter(one, 0 * one).item()
     weight = torch.tensor([0.0, 0.05, -0.5, under, 1.0, -1.0, over, -over, 3.0, -math.inf], requires_grad=True)
     upstream = torch.linspace(-2, 3, 10)
-    straight_through(weight, torch.tensor(0.1)).backward(upstream)
+    straight_through(weight, ternary_values(weight, 0.1)).backward(upstream)
     assert weight.grad is not None
     expected = upstream * torch.tensor([1, 1, 1, 1, 1, 1, 0, 0, 0, 0])
     assert torch.equal(weight.grad, expected)
 
 
+def _saturating(weight: Tensor) -> Tensor:
+    return straight_through(weight, ternary_values(weight.detach(), 0.1))
+
+
 def test_gradient_through_functional_transforms() -> None:
     weight = torch.tensor([0.5, -0.05, 2.0])
-    grad = torch.func.grad(lambda w: (straight_through(w, torch.tensor(0.1)) * torch.tensor([3.0, 4, 5])).sum())(weight)
+    grad = torch.func.grad(lambda w: (_saturating(w) * torch.tensor([3.0, 4, 5])).sum())(weight)
     assert grad.tolist() == [3, 4, 0]
-    batch = torch.func.vmap(lambda w: straight_through(w, torch.tensor(0.1)))(weight.expand(2, 3))
+    batch = torch.func.vmap(_saturating)(weight.expand(2, 3))
     assert batch.tolist() == [[1, 0, 1]] * 2
 
 
@@ -131,8 +135,12 @@ def test_layers_refuse_bad_arguments(make: Callable[..., nn.Module]) -> None:
             make(delta=delta)
     with pytest.raises(TypeError, match="delta: expected a number"):
         make(delta="0.1")
-    with pytest.raises(ValueError, match="scale: expected None"):
-        make(scale="twn")
+    with pytest.raises(ValueError, match="scheme: expected one of"):
+        make(scheme="trq")
+    with pytest.raises(TypeError, match="scheme: expected a name or a Scheme, got int"):
+        make(scheme=3)
+    with pytest.raises(ValueError, match="delta: expected none, since scheme 'twn' has no such threshold"):
+        make(scheme="twn", delta=0.1)
 
 
 def test_delta_is_a_number_that_may_be_set() -> None:

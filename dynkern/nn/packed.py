@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from dynkern import _C, ops
 from dynkern.nn.dynamic import SlicedModule
 from dynkern.nn.plain import plain_conv2d, plain_linear
+from dynkern.nn.schemes import LEVELS
 from dynkern.nn.selection import Key
 from dynkern.nn.sliced import conv_where, linear_where, pad_as_asked
 from dynkern.ops.ternary_linear import cuda_forms
@@ -18,14 +19,15 @@ from dynkern.ops.ternary_weight import TernaryWeight, check_weight
 
 Size = int | tuple[int, int]
 # What a layer that becomes a packed one does not keep.
-_DROPPED = ("weight", "bias", "threshold", "packed", "scale", "growth", "_delta")
+_DROPPED = ("weight", "bias", "threshold", "packed", "scale", "scale_minus", "growth", "scheme", "_delta", *LEVELS)
 
 
 class PackedTernary(SlicedModule):
     """What the packed layers share: the weight at 2 bits each. It cannot be trained; gradients reach the input alone.
 
-    Buffers: ``packed`` (O, ceil(K / 4)) uint8 in the format of :class:`~dynkern.TernaryWeight`, ``scale`` (O,) float32
-    or None, ``bias`` (O,) or None. ``to()`` moves them all; a new dtype is for ``bias`` alone.
+    Buffers: ``packed`` (O, ceil(K / 4)) uint8 in the format of :class:`~dynkern.TernaryWeight`, ``scale`` and
+    ``scale_minus`` (O,) float32 or None, ``bias`` (O,) or None. ``to()`` moves them all; a new dtype is for ``bias``
+    alone.
 
     Attributes:
         activation, activation_scale: how inputs are read, see :func:`dynkern.ops.ternary_linear`. Set them on the
@@ -37,6 +39,7 @@ class PackedTernary(SlicedModule):
 
     packed: Tensor
     scale: Tensor | None
+    scale_minus: Tensor | None
     bias: Tensor | None
 
     def hold(self, weight: TernaryWeight, bias: Tensor | None) -> None:
@@ -51,6 +54,7 @@ class PackedTernary(SlicedModule):
         self._weight = weight
         self.register_buffer("packed", weight.packed)
         self.register_buffer("scale", weight.scale)
+        self.register_buffer("scale_minus", weight.scale_minus)
         self.register_buffer("bias", None if bias is None else bias.detach().clone())
 
     @property
@@ -61,12 +65,13 @@ class PackedTernary(SlicedModule):
     @property
     def weight(self) -> TernaryWeight:
         """The packed weight; checked when a buffer was replaced (``to``, ``load_state_dict``), not in every call."""
-        packed, scale, known = self.packed, self.scale, self._weight
+        packed, scale, minus, known = self.packed, self.scale, self.scale_minus, self._weight
         if torch.compiler.is_compiling():
-            return TernaryWeight(packed, self.shape, scale)
-        if known.packed is not packed or known.scale is not scale:
-            known = TernaryWeight(packed, self.shape, scale)
-            self._weight, self.packed, self.scale = known, known.packed, known.scale
+            return TernaryWeight(packed, self.shape, scale, minus)
+        if known.packed is not packed or known.scale is not scale or known.scale_minus is not minus:
+            known = TernaryWeight(packed, self.shape, scale, minus)
+            self._weight, self.packed = known, known.packed
+            self.scale, self.scale_minus = known.scale, known.scale_minus
         return known
 
     def effective_weight(self) -> Tensor:
@@ -74,17 +79,18 @@ class PackedTernary(SlicedModule):
         return self.weight.unpack()
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
-        scale = self.scale
+        before = {name: self._buffers[name] for name in ("scale", "scale_minus")}
         super()._apply(fn, recurse)
-        if scale is not None and self.scale is not None and self.scale.dtype != torch.float32:
-            self.scale = scale.to(self.packed.device)
+        for name, scale in before.items():
+            if scale is not None and self._buffers[name].dtype != torch.float32:  # type: ignore[union-attr]
+                self._buffers[name] = scale.to(self.packed.device)
         return self
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        packed, scale = (state_dict.get(prefix + name) for name in ("packed", "scale"))
+        packed, scale, minus = (state_dict.get(prefix + name) for name in ("packed", "scale", "scale_minus"))
         if packed is not None:
             try:
-                TernaryWeight(packed, self.shape, scale)
+                TernaryWeight(packed, self.shape, scale, minus)
             except (TypeError, ValueError) as error:
                 args[-1].append(f"{prefix}{error}")
                 return
@@ -178,7 +184,9 @@ class PackedTernaryLinear(PackedTernary):
         super()._apply(fn, recurse)
         if self.packed.is_cuda and _C.cuda_architectures is not None:
             kind = torch.int8 if self.activation == "int8" else torch.bfloat16
-            cuda_forms.prepare(self.weight.packed, self.in_features, kind)
+            weight = self.weight
+            for part in (weight,) if weight.scale_minus is None else weight.parts():
+                cuda_forms.prepare(part.packed, self.in_features, kind)
         return self
 
     def forward(self, x: Tensor) -> Tensor:

@@ -19,37 +19,50 @@ PER_BYTE = 4
 _SHIFTS = (0, 2, 4, 6)
 # Code 0 is a zero, 1 is +1, 2 is -1; 3 is invalid.
 _INVALID = 3
+# The bits of the four codes of a byte that say +1, and those that say -1.
+_PLUS, _MINUS = 0b01010101, 0b10101010
 
 
 class TernaryWeight:
     """Weights in {-1, 0, +1} times an optional scale per output channel, at 2 bits each.
 
     Codes ``00`` zero, ``01`` +1, ``10`` -1 (``11`` is refused), four to a byte, low bits first, along the reduction
-    axis (all axes but the first); each row is padded to whole bytes with zeros.
+    axis (all axes but the first); each row is padded to whole bytes with zeros. A weight may have another scale for its
+    -1 than for its +1, as trained ternary quantization gives; it runs as its two :meth:`parts`.
 
     Args:
         packed: (O, ceil(K / 4)) uint8, K the product of ``shape[1:]``.
         shape: the shape of the dense weight, output channels first: (O, I) or (O, I / groups, kh, kw).
         scale: (O,) float32, or None for a scale of one.
+        scale_minus: (O,) float32, what a -1 stands for, without its sign; None if that is ``scale`` too.
 
     Raises:
         ValueError, TypeError: the parts do not fit each other, or a code is invalid.
     """
 
-    def __init__(self, packed: Tensor, shape: Sequence[int], scale: Tensor | None = None) -> None:
+    def __init__(
+        self, packed: Tensor, shape: Sequence[int], scale: Tensor | None = None, scale_minus: Tensor | None = None
+    ) -> None:
         self.shape = tuple(shape)
         check_packed(packed, self.shape, scale)
+        if scale_minus is not None:
+            if scale is None:
+                raise ValueError("scale_minus: expected none beside a scale of none")
+            check_packed(packed, self.shape, scale_minus, "scale_minus")
         self.packed = _tracked(packed)
         self.scale = None if scale is None else _tracked(scale)
+        self.scale_minus = None if scale_minus is None else _tracked(scale_minus)
+        self._parts: tuple[int, TernaryWeight, TernaryWeight] | None = None
         check_codes(packed, self.shape)
-        if scale is not None and _readable(scale) and not torch.isfinite(scale).all():
-            raise ValueError("scale: expected finite numbers, got NaN or infinity")
+        for name, given in (("scale", scale), ("scale_minus", scale_minus)):
+            if given is not None and _readable(given) and not torch.isfinite(given).all():
+                raise ValueError(f"{name}: expected finite numbers, got NaN or infinity")
 
     @classmethod
     def pack(cls, dense: Tensor) -> TernaryWeight:
-        """Pack a floating-point tensor whose rows (first axis) hold only -s, 0 and +s, with one s > 0 per row.
+        """Pack a floating-point tensor whose rows (first axis) hold only -m, 0 and +p, with one p, m > 0 per row.
 
-        A tensor of {-1, 0, +1} gives a weight without scale.
+        A tensor of {-1, 0, +1} gives a weight without scale, one with m = p in each row a weight with one scale.
         """
         if not isinstance(dense, Tensor) or not (dense.is_floating_point() or dense.dtype == torch.int8):
             got = getattr(dense, "dtype", type(dense))
@@ -60,15 +73,20 @@ class TernaryWeight:
         rows = rows if rows.is_floating_point() else rows.float()
         if not torch.isfinite(rows).all():
             raise ValueError("dense: expected finite numbers, got NaN or infinity")
-        scale = rows.abs().amax(1)
-        wrong = ((rows != 0) & (rows.abs() != scale[:, None])).any(1).nonzero()
+        plus, minus = rows.amax(1).clamp(min=0), (-rows).amax(1).clamp(min=0)
+        wrong = (((rows > 0) & (rows != plus[:, None])) | ((rows < 0) & (rows != -minus[:, None]))).any(1).nonzero()
         if len(wrong):
             raise ValueError(
-                f"dense: row {wrong[0].item()} holds more than one magnitude; use TernaryWeight.from_float to ternarise"
+                f"dense: row {wrong[0].item()} holds more than one magnitude of a sign; use TernaryWeight.from_float "
+                "to ternarise"
             )
-        scale = torch.where(scale == 0, 1.0, scale)
-        signs = rows.sign().to(torch.int8)
-        return cls(pack_signs(signs), dense.shape, None if bool((scale == 1).all()) else scale.float())
+        plus = torch.where(plus == 0, minus, plus)
+        minus = torch.where(minus == 0, plus, minus)
+        plus, minus = (torch.where(level == 0, 1.0, level) for level in (plus, minus))
+        codes = pack_signs(rows.sign().to(torch.int8))
+        if not torch.equal(plus, minus):
+            return cls(codes, dense.shape, plus.float(), minus.float())
+        return cls(codes, dense.shape, None if bool((plus == 1).all()) else plus.float())
 
     @classmethod
     def from_float(cls, weight: Tensor, delta: float, scale: Tensor | None = None) -> TernaryWeight:
@@ -93,7 +111,33 @@ class TernaryWeight:
 
     def unpack(self) -> Tensor:
         """The dense float32 weight, of shape ``shape``."""
+        if self.scale_minus is not None:
+            plus, minus = self.parts()
+            return plus.unpack() + minus.unpack()
         return unpack(self.packed, self.shape, self.scale)
+
+    def parts(self) -> tuple[TernaryWeight, TernaryWeight]:
+        """A weight of two scales as two of one scale: its +1 alone and its -1 alone; their sum is this weight.
+
+        Together they have no more ones than this weight, so that two calls do its additions, each once. Made at the
+        first call, and again after a write to ``packed``; a part's codes are as large as ``packed``.
+
+        Raises:
+            ValueError: the weight has one scale.
+        """
+        if self.scale_minus is None:
+            raise ValueError("weight: expected one with a scale_minus, whose parts differ in scale")
+        if not _readable(self.packed):
+            return self._split()
+        version = self.packed._version
+        if self._parts is None or self._parts[0] != version:
+            self._parts = version, *self._split()
+        return self._parts[1:]
+
+    def _split(self) -> tuple[TernaryWeight, TernaryWeight]:
+        scales = ((_PLUS, self.scale), (_MINUS, self.scale_minus))
+        plus, minus = (TernaryWeight(self.packed & bits, self.shape, scale) for bits, scale in scales)
+        return plus, minus
 
     @property
     def counts(self) -> tuple[int, int, int]:
@@ -119,8 +163,12 @@ class TernaryWeight:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the packed codes and the scale."""
-        return self.packed.nbytes + (self.scale.nbytes if self.scale is not None else 0)
+        """Bytes of the packed codes and the scales."""
+        return sum(part.nbytes for part in (self.packed, self.scale, self.scale_minus) if part is not None)
+
+    def __getstate__(self) -> dict[str, object]:
+        # A copy's tensors count their writes anew.
+        return {**vars(self), "_parts": None}
 
     def __repr__(self) -> str:
         return f"TernaryWeight(shape={self.shape}, sparsity={self.sparsity:.4f}, nbytes={self.nbytes})"
@@ -141,7 +189,7 @@ def check_delta(delta: float) -> float:
     return float(delta)
 
 
-def check_packed(packed: Tensor, shape: Sequence[int], scale: Tensor | None) -> None:
+def check_packed(packed: Tensor, shape: Sequence[int], scale: Tensor | None, name: str = "scale") -> None:
     """Check that the parts of a packed weight fit each other; the codes themselves are not read."""
     if not isinstance(packed, Tensor) or packed.dtype != torch.uint8:
         raise TypeError(f"packed: expected a uint8 tensor, got {getattr(packed, 'dtype', type(packed))}")
@@ -153,11 +201,11 @@ def check_packed(packed: Tensor, shape: Sequence[int], scale: Tensor | None) -> 
     if scale is None:
         return
     if not isinstance(scale, Tensor) or scale.dtype != torch.float32:
-        raise TypeError(f"scale: expected a float32 tensor, got {getattr(scale, 'dtype', type(scale))}")
+        raise TypeError(f"{name}: expected a float32 tensor, got {getattr(scale, 'dtype', type(scale))}")
     if tuple(scale.shape) != (shape[0],):
-        raise ValueError(f"scale: expected shape ({shape[0]},), got {tuple(scale.shape)}")
+        raise ValueError(f"{name}: expected shape ({shape[0]},), got {tuple(scale.shape)}")
     if scale.device != packed.device:
-        raise ValueError(f"scale: expected on {packed.device} as packed is, got on {scale.device}")
+        raise ValueError(f"{name}: expected on {packed.device} as packed is, got on {scale.device}")
 
 
 def check_weight(weight: TernaryWeight, dim: int) -> None:

@@ -1,7 +1,24 @@
 """Ternary weights with a growing threshold (Dordoni et al., MLSP 2024): training, packing, figures."""
 
+from dynkern.nn.schemes import EC2T, SCHEMES, TTQ, TWN, Binary, Delta, Scheme
 from dynkern.ternary.convert import pack, ternarize
 from dynkern.ternary.growth import Growth
 from dynkern.ternary.training import Counts, Stats, clamp_, set_epoch, stats
 
-__all__ = ["Counts", "Growth", "Stats", "clamp_", "pack", "set_epoch", "stats", "ternarize"]
+__all__ = [
+    "EC2T",
+    "SCHEMES",
+    "TTQ",
+    "TWN",
+    "Binary",
+    "Counts",
+    "Delta",
+    "Growth",
+    "Scheme",
+    "Stats",
+    "clamp_",
+    "pack",
+    "set_epoch",
+    "stats",
+    "ternarize",
+]

@@ -7,7 +7,9 @@ from collections.abc import Collection
 
 from torch import nn
 
+from dynkern.nn import schemes
 from dynkern.nn.packed import make_packed
+from dynkern.nn.schemes import Delta, Scheme
 from dynkern.nn.sliced import SlicedConv2d, SlicedLinear
 from dynkern.nn.ternary import TernaryConv2d, TernaryLinear, TernaryModule, make_ternary
 from dynkern.ops.ternary_weight import check_delta
@@ -25,7 +27,13 @@ TERNARIZABLE: tuple[type[nn.Module], ...] = (
 )
 
 
-def ternarize(model: nn.Module, delta: Growth | float = _LOG, skip: Collection[str] = ()) -> nn.Module:
+def ternarize(
+    model: nn.Module,
+    delta: Growth | float | None = None,
+    skip: Collection[str] = (),
+    *,
+    scheme: str | Scheme = "delta",
+) -> nn.Module:
     """Make every ``Conv2d`` and ``Linear`` of ``model`` ternary, in place, for training (Dordoni et al., MLSP 2024).
 
     The layers change their class and stay the same objects with the same parameters, hooks and sub-nets: an optimiser
@@ -34,19 +42,27 @@ def ternarize(model: nn.Module, delta: Growth | float = _LOG, skip: Collection[s
     Args:
         model: any module; it may be slim.
         delta: the threshold, 0 <= delta < 1, or how it grows (then :func:`set_epoch` moves it; until then it is that of
-            epoch 1). By default ``Growth("log")``, the paper's best.
+            epoch 1). By default ``Growth("log")``, the paper's best. For the scheme ``"delta"`` alone.
         skip: qualified names of modules to leave as they are, with all they contain. The paper makes every layer
             ternary, the first, the last and the shortcuts too.
+        scheme: the ternariser, or its name in :data:`dynkern.ternary.SCHEMES`: ``"delta"``, the paper's, or one of
+            those that it compares with (``"twn"``, ``"ttq"``, ``"ec2t"``, ``"binary"``). ``"ttq"`` and ``"ec2t"`` add
+            two parameters to a layer: make the optimiser afterwards.
 
     Returns:
         ``model``.
 
     Raises:
-        ValueError, TypeError: ``delta`` is out of range, ``skip`` names no module, there is no layer to change, or a
-            layer is of a subclass whose own behaviour would be lost. ``model`` is then as it was.
+        ValueError, TypeError: ``delta`` is out of range or not for ``scheme``, ``skip`` names no module, there is no
+            layer to change, or a layer is of a subclass whose own behaviour would be lost. ``model`` is then as it was.
     """
+    how = schemes.scheme(scheme)
+    if isinstance(how, Delta):
+        delta = _LOG if delta is None else delta
+    elif delta is not None:
+        raise ValueError(f"delta: expected none, since scheme {how.name!r} has no such threshold")
     growth = delta if isinstance(delta, Growth) else None
-    value = delta(1) if isinstance(delta, Growth) else delta
+    value = delta(1) if isinstance(delta, Growth) else 0.0 if delta is None else delta
     if isinstance(skip, str):
         raise TypeError(f"skip: expected a collection of names, got the string {skip!r}")
     modules = dict(model.named_modules(remove_duplicate=False))
@@ -66,7 +82,7 @@ def ternarize(model: nn.Module, delta: Growth | float = _LOG, skip: Collection[s
         raise ValueError("model: expected a Conv2d or Linear to make ternary, found none")
     value = check_delta(value)
     for layer in layers.values():
-        make_ternary(layer, value, growth)
+        make_ternary(layer, value, growth, how)
     return model
 
 

@@ -39,13 +39,14 @@ def clamp_(net: nn.Module) -> None:
     """Clip the latent weights of every ternary layer to [-1, 1], in place; call it after each optimiser step.
 
     Section 3.1 of Dordoni et al., as in BinaryNet. With it no weight is ever in the saturated range of equation 2, and
-    the gradient is that of the identity.
+    the gradient is that of the identity. Layers whose scheme does not clip (TWN, TTQ, EC2T) are left as they are.
 
     Raises:
         ValueError: ``net`` has no ternary layer.
     """
     for layer in _ternary(net):
-        layer.weight.clamp_(-1, 1)
+        if layer.scheme.clips:
+            layer.weight.clamp_(-1, 1)
 
 
 @dataclass(frozen=True)

@@ -41,6 +41,7 @@ def ternary_conv2d(
     """2-D convolution with a ternary weight: inputs under +1 are added, those under -1 subtracted, the rest never read.
 
     ``y[n, o] = bias[o] + scale[o] (sum of x under +1 - sum of x under -1)``; equation 5 of Dordoni et al., MLSP 2024.
+    A weight with a ``scale_minus`` runs as its two parts, in two calls.
 
     Args:
         x: (N, C, H, W) or (C, H, W), any strides.
@@ -73,6 +74,12 @@ def ternary_conv2d(
             out_channels=out_channels, in_index=in_index, out_index=out_index,
             activation=activation, activation_scale=activation_scale,
         ).squeeze(0)  # fmt: skip
+    if weight.scale_minus is not None:
+        plus, minus = weight.parts()
+        rest: dict[str, Any] = {"out_channels": out_channels, "in_index": in_index, "out_index": out_index}
+        rest |= {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
+        rest |= {"activation": activation, "activation_scale": activation_scale}
+        return ternary_conv2d(x, plus, bias, **rest) + ternary_conv2d(x, minus, **rest)
     scale, where = weight.scale, (groups, out_channels, in_index, out_index)
     args = (x, weight.packed, scale, bias, weight.shape, geometry, *where)
     how = quantize.read(activation, activation_scale)

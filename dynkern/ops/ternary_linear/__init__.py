@@ -35,7 +35,7 @@ def ternary_linear(
     """Linear layer with a ternary weight: inputs under +1 are added, those under -1 subtracted, the rest never read.
 
     ``y[..., o] = bias[o] + scale[o] (sum of x under +1 - sum of x under -1)``; equation 5 of Dordoni et al., MLSP
-    2024.
+    2024. A weight with a ``scale_minus`` runs as its two parts, in two calls.
 
     Args:
         x: (..., C), any strides.
@@ -58,6 +58,11 @@ def ternary_linear(
     """
     check_weight(weight, 2)
     x = autocast(x, torch.float32)
+    if weight.scale_minus is not None:
+        plus, minus = weight.parts()
+        rest: dict[str, Any] = {"out_features": out_features, "in_index": in_index, "out_index": out_index}
+        rest |= {"activation": activation, "activation_scale": activation_scale}
+        return ternary_linear(x, plus, bias, **rest) + ternary_linear(x, minus, **rest)
     args = (x, weight.packed, weight.scale, bias, weight.shape[1], out_features, in_index, out_index)
     how = quantize.read(activation, activation_scale)
     if how.int8:
