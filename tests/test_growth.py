@@ -92,6 +92,34 @@ def test_delta_grows_from_delta0_to_the_cap(regime: str, delta0: float, m: float
     assert delta0 <= growth(epoch) <= growth(epoch + 1) <= cap < 1
 
 
+@pytest.mark.parametrize("regime", ["log", "linear", "square", "exp"])
+@pytest.mark.parametrize("epoch", [2, 12, 499])
+def test_reaching_the_cap_in_a_given_epoch(regime: str, epoch: int) -> None:
+    growth = Growth.reaching(regime, epoch, 0.05, 0.8)
+    assert growth(epoch) == pytest.approx(0.8, rel=1e-12)
+    assert growth(epoch - 1) < 0.8 * (1 - 1e-5)
+
+
+def test_the_papers_log_reaches_its_cap_between_67_and_68() -> None:
+    assert Growth.reaching("log", 68).m < 1.9 < Growth.reaching("log", 67).m
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("fixed", 5), "regime: expected one that grows"),
+        (("log", 1), "epoch: expected 2 to"),
+        (("exp", 701), "epoch: expected 1 to 700 for 'exp', got 701"),
+        (("linear", 0), "epoch: expected 1 to"),
+        (("linear", 5, 0), "delta0: expected above 0"),
+        (("linear", 5, 0.1, 1.0), "cap: expected 0 <= cap < 1"),
+    ],
+)
+def test_what_cannot_be_reached_is_refused(arguments: tuple, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Growth.reaching(*arguments)
+
+
 def test_table() -> None:
     growth = Growth("linear")
     assert growth.table(3) == [growth(1), growth(2), growth(3)]

@@ -3,6 +3,7 @@
 from dynkern.nn.schemes import EC2T, SCHEMES, TTQ, TWN, Binary, Delta, Scheme
 from dynkern.ternary.convert import pack, ternarize
 from dynkern.ternary.growth import Growth
+from dynkern.ternary.report import Histogram, LayerReport, Report, histogram, report
 from dynkern.ternary.training import Counts, Stats, clamp_, set_epoch, stats
 
 __all__ = [
@@ -14,10 +15,15 @@ __all__ = [
     "Counts",
     "Delta",
     "Growth",
+    "Histogram",
+    "LayerReport",
+    "Report",
     "Scheme",
     "Stats",
     "clamp_",
+    "histogram",
     "pack",
+    "report",
     "set_epoch",
     "stats",
     "ternarize",

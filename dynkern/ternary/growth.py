@@ -58,6 +58,29 @@ class Growth:
         if not 0 <= self._m < math.inf:
             raise ValueError(f"m: expected a finite number of at least 0, got {self.m}")
 
+    @classmethod
+    def reaching(cls, regime: str, epoch: int, delta0: float = 0.1, cap: float = 0.9) -> Growth:
+        """The growth that reaches ``cap`` in ``epoch``: for a training of another length than the paper's 500 epochs.
+
+        The paper's own, m = 1.9 for log, reaches it in epoch 68.
+
+        Raises:
+            ValueError, TypeError: ``regime`` does not grow, or another argument is out of range. ``epoch`` is at least
+                1, for log 2; and at most 700 for exp, where m would vanish.
+        """
+        if regime == "fixed":
+            raise ValueError("regime: expected one that grows, got 'fixed'")
+        start = cls(regime, delta0, 0.0, cap)
+        _check("epoch", epoch)
+        least, most = 2 if regime == "log" else 1, 700 if regime == "exp" else _LAST_EPOCH
+        if not least <= epoch <= most:
+            raise ValueError(f"epoch: expected {least} to {most} for {regime!r}, got {epoch}")
+        if start.delta0 == 0:
+            raise ValueError("delta0: expected above 0, since delta grows in proportion to it")
+        rise = start.cap / start.delta0 - 1
+        m = rise * math.exp(-epoch) if regime == "exp" else rise / _F[regime](epoch)
+        return cls(regime, delta0, m, cap)
+
     @property
     def _m(self) -> float:
         return 0.0 if self.m is None else self.m

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from dynkern.train import subnets_command
+from dynkern.train import subnets_command, ternary_command
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,11 @@ KINDS = {
         "train a network of several widths, as in Yang & Fan, ASP-DAC 2021",
         subnets_command.add_arguments,
         subnets_command.run,
+    ),
+    "ternary": Kind(
+        "train ternary networks, one or a sweep, as in Dordoni et al., MLSP 2024",
+        ternary_command.add_arguments,
+        ternary_command.run,
     ),
 }
 
