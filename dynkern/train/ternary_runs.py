@@ -101,7 +101,7 @@ def carry_out(run: Run, out: Path, train: Images, test: Images, device: torch.de
     result["machine"] = machine(device)
     with replacing(file) as temporary:
         temporary.write_text(json.dumps(result, indent=1) + "\n")
-    return result
+    return read(file)
 
 
 def read(file: str | os.PathLike[str]) -> dict[str, Any]:
