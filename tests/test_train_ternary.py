@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,12 +15,11 @@ import dynkern as dk
 from dynkern.__main__ import main
 from dynkern.data import Images, Stream, normalize
 from dynkern.ternary import Growth
-from dynkern.train import Recipe, fit, fused, ternary_runs
+from dynkern.train import Recipe, fit, fused, suite, ternary_runs
 from dynkern.train.ternary import REGIMES, Regime, best_epoch, cap_epoch, learning_rates, ternary_hooks
-from dynkern.train.ternary_runs import Run, agreement, carry_out
+from dynkern.train.ternary_runs import Run, agreement
 
 FAST = Recipe(epochs=2, optimizer="adam", lr=5e-3, weight_decay=0.0, schedule={0: 5e-3, 1: 1e-3})
-CPU = torch.device("cpu")
 
 
 def images(n: int, seed: int = 0, size: int = 32) -> Images:
@@ -29,6 +28,14 @@ def images(n: int, seed: int = 0, size: int = 32) -> Images:
     labels = torch.arange(n) % 10
     noise = torch.randint(0, 30, (n, 3, size, size), generator=g)
     return Images((noise + labels.view(-1, 1, 1, 1) * 25).to(torch.uint8), labels, 10)
+
+
+def carried_out(run: Run, out: Path, train: Images, test: Images) -> dict[str, Any]:
+    """The result of ``run``, which is carried out unless it was."""
+    context = suite.Context(train, test, out, run.recipe, 16, torch.device("cpu"))
+    ternary_runs.check([run], context)
+    suite.run([run.job()], context)
+    return context.result(run.name)
 
 
 # Schedules.
@@ -105,9 +112,8 @@ def test_the_best_epoch_is_the_first_of_the_best() -> None:
 @pytest.mark.parametrize("name", REGIMES)
 def test_every_regime_trains_packs_and_answers_alike(name: str, tmp_path: Path) -> None:
     growth = Growth(name, m=1.0) if name in ("log", "linear", "square", "exp", "fixed") else None
-    run = Run(Regime(name, growth, 1.0 if growth else None), replace(FAST, epochs=1, schedule="constant"), 16, 1)
-    result = carry_out(run, tmp_path, images(32), images(40, 1), CPU)
-    assert json.loads((tmp_path / run.name / "result.json").read_text()) == result
+    run = Run(Regime(name, growth, 1.0 if growth else None), replace(FAST, epochs=1, schedule="constant"), 1)
+    result = carried_out(run, tmp_path, images(32), images(40, 1))
     assert len(result["history"]) == 1
     again = dk.load(dk.models.resnet_binary(inflate=1), tmp_path / run.name / "net.safetensors")
     assert isinstance(again, nn.Module)
@@ -127,8 +133,8 @@ def test_a_run_that_is_broken_off_continues_and_a_finished_one_is_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     train, test = images(32), images(20, 1)
-    run = Run(Regime("log", Growth(m=3.0), 1.0), FAST, 16, 1)
-    whole = carry_out(run, tmp_path / "whole", train, test, CPU)
+    run = Run(Regime("log", Growth(m=3.0), 1.0), FAST, 1)
+    whole = carried_out(run, tmp_path / "whole", train, test)
 
     class Stop(Exception):
         pass
@@ -147,20 +153,17 @@ def test_a_run_that_is_broken_off_continues_and_a_finished_one_is_read(
 
     monkeypatch.setattr(ternary_runs, "ternary_hooks", broken)
     with pytest.raises(Stop):
-        carry_out(run, tmp_path / "parts", train, test, CPU)
+        carried_out(run, tmp_path / "parts", train, test)
     assert not (tmp_path / "parts" / run.name / "result.json").exists()
     monkeypatch.setattr(ternary_runs, "ternary_hooks", real)
-    continued = carry_out(run, tmp_path / "parts", train, test, CPU)
+    continued = carried_out(run, tmp_path / "parts", train, test)
     assert [r["loss"] for r in continued["history"]] == [r["loss"] for r in whole["history"]]
     assert continued["histogram"] == whole["histogram"]
     assert continued["accuracy"] == whole["accuracy"]
-    monkeypatch.setattr(ternary_runs, "fit", None)
-    assert carry_out(run, tmp_path / "parts", train, test, CPU) == continued
+    monkeypatch.setattr(ternary_runs, "train", None)
+    assert carried_out(run, tmp_path / "parts", train, test) == continued
     with pytest.raises(ValueError, match="is the result of another run"):
-        carry_out(run, tmp_path / "parts", train, images(30), CPU)
-    (tmp_path / "parts" / run.name / "result.json").write_text("[]")
-    with pytest.raises(ValueError, match="is no result of a run"):
-        carry_out(run, tmp_path / "parts", train, test, CPU)
+        carried_out(run, tmp_path / "parts", train, images(30))
 
 
 # Ternary and dynamic.
@@ -240,10 +243,14 @@ def test_a_sweep_with_its_plots(folder: Path, capsys: pytest.CaptureFixture[str]
     plots = {f.name for f in (out / "plots").iterdir()}
     assert plots == {"histograms.svg", "epochs.svg", "sparsity.svg", "entropy.svg", "speed.svg"}
     # All of it is there: nothing is trained again.
-    states = {f: f.stat().st_mtime_ns for f in out.glob("*/run.pt")}
+    states = {f: f.stat().st_mtime_ns for f in out.glob("*/*.safetensors")}
     assert main(arguments) == 0
     assert capsys.readouterr().out == first.out
-    assert {f: f.stat().st_mtime_ns for f in out.glob("*/run.pt")} == states
+    assert {f: f.stat().st_mtime_ns for f in out.glob("*/*.safetensors")} == states
+    assert main([*arguments, "--list"]) == 0
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["done"] * 3
+    assert main([*arguments, "--batch", "10"]) == 2
+    assert "is the result of another run" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

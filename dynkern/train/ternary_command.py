@@ -10,10 +10,10 @@ from typing import Any
 
 from dynkern.ternary import Growth
 from dynkern.train import options as shared
-from dynkern.train import ternary_plots
+from dynkern.train import suite, ternary_plots, ternary_runs
 from dynkern.train.recipe import Recipe
 from dynkern.train.ternary import CLIPPED, GROWTHS, OTHERS, PAPER_EPOCHS, REGIMES, Regime, cap_epoch, learning_rates
-from dynkern.train.ternary_runs import Run, carry_out
+from dynkern.train.ternary_runs import Run
 from dynkern.usage import UsageError, asked
 
 # Section 4.1 of the paper, with the optimiser of the code that it builds on (and, like that, without weight decay).
@@ -60,6 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="S",
         help="of those that clip: latent weights start evenly spread over +-S (default: as in a network of floats)",
     )
+    parser.add_argument("--list", action="store_true", help="show the runs and how far they are")
     parser.add_argument("--repeats", type=int, default=1, metavar="N", help="runs of each kind, with seeds one apart")
 
 
@@ -71,13 +72,21 @@ def run(options: argparse.Namespace) -> int:
         wanted = list(runs(options, recipe))
     train, test = shared.images(options)
     device = shared.prepare(options)
-    results = []
-    for each in wanted:
-        with asked("--out"):
-            results.append(carry_out(each, options.out, train, test, device))
-        print(summary(results[-1]), flush=True)
-        for file in ternary_plots.draw(results, options.out):
-            print(f"wrote {file}", file=sys.stderr)
+    context = suite.Context(train, test, options.out, recipe, options.batch, device)
+    jobs = [each.job() for each in wanted]
+    if options.list:
+        print(suite.table(jobs, context))
+        return 0
+    with asked("--out"):
+        ternary_runs.check(wanted, context)
+    for job in jobs:
+        with asked():
+            new = suite.run([job], context)
+        print(summary(context.result(job.name) or {}), flush=True)
+        if new or job is jobs[-1]:
+            done = [found for each in jobs if (found := context.result(each.name)) is not None]
+            for file in ternary_plots.draw(done, options.out):
+                print(f"wrote {file}", file=sys.stderr)
     return 0
 
 
@@ -91,7 +100,7 @@ def runs(options: argparse.Namespace, recipe: Recipe) -> Iterator[Run]:
         for growth in _growths(name, options):
             for seed in range(recipe.seed, recipe.seed + options.repeats):
                 regime = Regime(name, growth, options.spread if name in CLIPPED else None)
-                yield Run(regime, replace(recipe, seed=seed), options.batch, options.inflate)
+                yield Run(regime, replace(recipe, seed=seed), options.inflate)
 
 
 def summary(result: dict[str, Any]) -> str:
@@ -100,7 +109,7 @@ def summary(result: dict[str, Any]) -> str:
     if "sparsity" in result:
         parts += [f"zeros {result['sparsity']:.2%}", f"{result['entropy']:.3f} bits/weight"]
         parts += [f"packed answers alike on {result['agree']['packed']} of {result['run']['test_images']}"]
-    parts += [f"best {result['best_accuracy']:.2%} in epoch {result['best_epoch']}", f"{result['seconds']:.0f} s"]
+    parts += [f"best epoch {result['best_epoch']}", f"{result['seconds']:.0f} s"]
     return "  ".join(parts)
 
 

@@ -75,9 +75,9 @@ def _against(figure: Any, results: Sequence[Result], name: str, label: str) -> N
 def _speed(figure: Any, results: Sequence[Result]) -> None:
     axes = figure.subplots()
     for result in results:
-        axes.scatter(result["best_epoch"], 100 * result["best_accuracy"], label=_label(result))
+        axes.scatter(result["best_epoch"], 100 * result["best_glance"], label=_label(result))
     axes.set_xlabel("epoch of the best test accuracy")
-    axes.set_ylabel("best test accuracy, %")
+    axes.set_ylabel("best accuracy on the test images looked at after each epoch, %")
     axes.legend(fontsize=7)
 
 
@@ -99,7 +99,7 @@ def _label(result: Result) -> str:
 
 def _caption(results: Sequence[Result]) -> str:
     run = results[0]["run"]
-    machines = sorted({r["machine"]["device"] for r in results})
+    machines = sorted({str(r["machine"]["cpu"]) if r["device"] == "cpu" else str(r["device"]) for r in results})
     return (
         f"{run['model']}, inflate {run['inflate']}, {run['recipe']['epochs']} epochs of {run['train_images']} images, "
         f"batch {run['batch']}, {run['recipe']['precision']}, {', '.join(machines)}"

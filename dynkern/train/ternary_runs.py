@@ -1,11 +1,8 @@
-"""Runs of ternary training that continue where they were broken off, and what each leaves behind."""
+"""The runs of ternary training: what each trains, and what it leaves behind."""
 
 from __future__ import annotations
 
-import json
-import os
-import platform
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,16 +10,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-import dynkern
 from dynkern import models
-from dynkern.data import Images, Stream, normalize
+from dynkern.data import Images, normalize
 from dynkern.engine import compile
-from dynkern.files import replacing
 from dynkern.io import save
 from dynkern.ternary import histogram, pack, report
-from dynkern.train.loop import fit
-from dynkern.train.progress import progress
+from dynkern.train.evaluate import accuracy
+from dynkern.train.loop import History
 from dynkern.train.recipe import Recipe
+from dynkern.train.suite import GLANCE, Context, Job
 from dynkern.train.ternary import Regime, best_epoch, ternary_hooks
 
 MODEL = "resnet_binary"
@@ -36,13 +32,11 @@ class Run:
     Attributes:
         regime: how the weights become ternary.
         recipe: optimiser, rates, seed.
-        batch: images per step.
         inflate: the network's channels are 16, 32 and 64 times this (5 in the paper).
     """
 
     regime: Regime
     recipe: Recipe
-    batch: int = 256
     inflate: int = 5
 
     @property
@@ -56,8 +50,8 @@ class Run:
 
     def to_dict(self) -> dict[str, Any]:
         """As plain values."""
-        named = {"batch": self.batch, "inflate": self.inflate, "model": MODEL}
-        return {"regime": asdict(self.regime), "recipe": _plain(self.recipe.to_dict()), **named}
+        recipe = {"regime": asdict(self.regime), "recipe": _plain(self.recipe.to_dict())}
+        return {"model": MODEL, "inflate": self.inflate, **recipe}
 
     def network(self) -> nn.Module:
         """The network before training, ternary if this run is; it follows from the seed."""
@@ -65,67 +59,51 @@ class Run:
             torch.manual_seed(self.recipe.seed)
             return self.regime.prepare(models.build(MODEL, inflate=self.inflate))
 
+    def job(self) -> Job:
+        """This run as one of a suite; see :func:`train`."""
+        about = f"{MODEL}, inflate {self.inflate}, {self.regime.name}"
+        return Job(self.name, about, lambda context, name: train(self, context))
 
-def carry_out(run: Run, out: Path, train: Images, test: Images, device: torch.device) -> dict[str, Any]:
-    """Train, or continue; then pack, compare and write down. A run that is finished is only read.
 
-    Its folder ``out / run.name`` gets ``run.pt``, the state after the last epoch; ``net.safetensors`` and, of a ternary
-    network, ``packed.safetensors``; and ``result.json``, which :func:`carry_out` returns.
+def train(run: Run, context: Context) -> dict[str, Any]:
+    """Train, or continue; then pack, and compare.
 
-    Raises:
-        ValueError: the folder is of another run.
+    The run's folder gets ``net.safetensors`` and, of a ternary network, ``packed.safetensors``.
+
+    Returns:
+        What :func:`dynkern.train.suite.run` writes to ``result.json``, as plain values.
     """
-    folder = out / run.name
-    file = folder / "result.json"
-    asked = run.to_dict() | {"train_images": len(train), "test_images": len(test)}
-    if file.is_file():
-        found = read(file)
-        if found.get("run") != asked:
-            raise ValueError(f"{file}: is the result of another run; choose another folder, or remove it")
-        return found
-    folder.mkdir(parents=True, exist_ok=True)
-    net = run.network().to(device)
-    history = fit(
-        net,
-        Stream(train, run.batch, seed=run.recipe.seed),
-        run.recipe,
-        hooks=ternary_hooks(net, test),
-        checkpoint=folder / "run.pt",
-        progress=progress(run.name),
-    )
+    net = run.network().to(context.device)
+    hooks = ternary_hooks(net, context.test.first(GLANCE))
+    history = context.fit(run.name, net, run.recipe, hooks=hooks)
     net.cpu().eval()
-    save(net, folder / "net.safetensors")
-    result: dict[str, Any] = {"name": run.name, "run": asked, "history": history, **_figures(history)}
-    if run.regime.ternary:
-        result |= _packed(net, folder, test)
-    result["machine"] = machine(device)
-    with replacing(file) as temporary:
-        temporary.write_text(json.dumps(result, indent=1) + "\n")
-    return read(file)
+    save(net, context.file(run.name, "net.safetensors"))
+    found = {"name": run.name, "run": settings(run, context), **_figures(history)}
+    found |= {"device": context.device.type, "threads": torch.get_num_threads(), "history": history}
+    if not run.regime.ternary:
+        return found | {"accuracy": accuracy(net, context.test)}
+    return found | _packed(net, context.file(run.name, ""), context.test)
 
 
-def read(file: str | os.PathLike[str]) -> dict[str, Any]:
-    """A ``result.json``; ``ValueError`` if it is none."""
-    try:
-        found = json.loads(Path(file).read_text())
-        if not isinstance(found, dict) or not {"name", "run", "history"} <= set(found):
-            raise ValueError("expected name, run and history")
-    except ValueError as error:
-        raise ValueError(f"{file}: is no result of a run: {error}") from None
-    return found
+def settings(run: Run, context: Context) -> dict[str, Any]:
+    """All that the result of ``run`` follows from, as plain values."""
+    sizes = {"train_images": len(context.train), "test_images": len(context.test), "batch": context.batch}
+    return run.to_dict() | sizes
 
 
-def machine(device: torch.device) -> dict[str, str]:
-    """Where and with what a run was finished."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
-    return {"device": name, "threads": str(torch.get_num_threads()), "torch": torch.__version__,
-            "dynkern": dynkern.__version__}  # fmt: skip
+def check(runs: Sequence[Run], context: Context) -> None:
+    """Refuse a folder in which a finished run of the same name was made otherwise (``ValueError``)."""
+    for run in runs:
+        found = context.result(run.name)
+        if found is not None and found.get("run") != settings(run, context):
+            file = context.file(run.name, "result.json")
+            raise ValueError(f"{file}: is the result of another run; choose another folder, or remove it")
 
 
-def _figures(history: list[dict[str, Any]]) -> dict[str, Any]:
+def _figures(history: History) -> dict[str, Any]:
     last, best = history[-1], best_epoch(history)
-    found = {"accuracy": last["test_accuracy"], "best_accuracy": history[best - 1]["test_accuracy"]}
-    found |= {"best_epoch": best, "seconds": sum(record["seconds"] for record in history)}
+    found = {"best_epoch": best, "best_glance": history[best - 1]["test_accuracy"]}
+    found["seconds"] = sum(record["seconds"] for record in history)
     return found | {name: last[name] for name in ("sparsity", "entropy", "delta") if name in last}
 
 
@@ -133,12 +111,16 @@ def _packed(net: nn.Module, folder: Path, test: Images) -> dict[str, Any]:
     """Pack ``net``; does it answer as the module does, on every image, in float32?"""
     packed = pack(net)
     save(packed, folder / "packed.safetensors")
-    engine = compile(packed, torch.zeros(1, *test.images.shape[1:]))
-    answers: dict[str, Callable[[Tensor], Tensor]] = {"module": net, "packed": packed, "engine": engine}
-    found: dict[str, Any] = {"report": [layer.to_dict() for layer in (*report(net).layers, report(net).total)]}
-    found["histogram"] = histogram(net).to_dict()
-    found["files"] = {f.name: f.stat().st_size for f in sorted(folder.glob("*.safetensors"))}
-    return found | agreement(answers, test)
+    answers: dict[str, Callable[[Tensor], Tensor]] = {"module": net, "packed": packed}
+    answers["engine"] = compile(packed, torch.zeros(1, *test.images.shape[1:]))
+    found = agreement(answers, test)
+    layers = report(net)
+    return found | {
+        "accuracy": found["accuracies"]["module"],
+        "report": [layer.to_dict() for layer in (*layers.layers, layers.total)],
+        "histogram": histogram(net).to_dict(),
+        "files": {f.name: f.stat().st_size for f in sorted(folder.glob("*.safetensors"))},
+    }
 
 
 def agreement(answers: dict[str, Callable[[Tensor], Tensor]], test: Images) -> dict[str, Any]:
