@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 WIDTHS = (0.25, 0.5, 0.75, 1.0)
 # Where the papers' networks lie (0.44 to 0.9) and both ends.
@@ -80,6 +81,28 @@ class TernaryCase:
 
 
 @dataclass(frozen=True)
+class TernaryNetworkCase:
+    """A whole ternary network, beside the same weights as floats.
+
+    Attributes:
+        name: for people.
+        inflate: of :func:`dynkern.models.resnet_binary`.
+        values: the one share of weights that are zero, of random ones.
+        batches, throughput: as of :class:`TernaryCase`.
+        file: a packed network to measure in place of a random one.
+    """
+
+    name: str
+    inflate: int = 5
+    values: tuple[float, ...] = (0.9,)
+    batches: tuple[int, ...] = (1,)
+    throughput: tuple[int, ...] = ()
+    file: Path | None = None
+
+    suite = "ternary-network"
+
+
+@dataclass(frozen=True)
 class TrainedCase:
     """A trained network on real images, at its full width."""
 
@@ -88,7 +111,7 @@ class TrainedCase:
     suite = "real"
 
 
-Case = WidthCase | TernaryCase | TrainedCase
+Case = WidthCase | TernaryCase | TernaryNetworkCase | TrainedCase
 
 WIDTH_SUITE = (
     WidthCase("ResNet-20, 32x32", "resnet20", batches=(1, 32), compiled=(0.25, 1.0)),
@@ -115,12 +138,14 @@ SPARSITY_SUITE = (
     TernaryCase("linear 4096 to 4096", 4096, 4096, None, (0.5, 0.9, 0.95), (1, 8, 64, 256), dense_peers=(0.5, 0.9)),
     TernaryCase("linear 2048 to 8192", 2048, 8192, None, (0.5, 0.9, 0.95), (1, 8), dense_peers=(0.5, 0.9)),
 )
+TERNARY_NETWORK_SUITE = (TernaryNetworkCase("ResNet-20*, random weights", throughput=(32,)),)
+QUICK_TERNARY_NETWORK_SUITE = (TernaryNetworkCase("ResNet-20* of a fifth of the channels, random weights", inflate=1),)
 QUICK_WIDTH_SUITE = (WidthCase("ResNet-20, 32x32", "resnet20", values=(0.25, 1.0)),)
 QUICK_INT8_SUITE = (IntegerCase("ResNet-20, 32x32", "resnet20", values=(0.25, 1.0)),)
 QUICK_SPARSITY_SUITE = (TernaryCase("conv 80 to 80, 32x32", 80, 80, 32, values=(0.0, 0.9)),)
 
 # "all" is what runs in a few minutes; the others take longer or are for one question, and run when asked for.
-SUITES: dict[tuple[str, bool], tuple[WidthCase | TernaryCase, ...]] = {
+SUITES: dict[tuple[str, bool], tuple[WidthCase | TernaryCase | TernaryNetworkCase, ...]] = {
     ("networks", False): NETWORK_SUITE,
     ("networks", True): tuple(replace(case, values=(0.25,), throughput=()) for case in NETWORK_SUITE),
     ("fine", False): FINE_SUITE,
@@ -128,6 +153,8 @@ SUITES: dict[tuple[str, bool], tuple[WidthCase | TernaryCase, ...]] = {
     ("width", False): WIDTH_SUITE,
     ("int8", False): INT8_SUITE,
     ("sparsity", False): SPARSITY_SUITE,
+    ("ternary-network", False): TERNARY_NETWORK_SUITE,
+    ("ternary-network", True): QUICK_TERNARY_NETWORK_SUITE,
     ("all", False): WIDTH_SUITE + INT8_SUITE + SPARSITY_SUITE,
     ("width", True): QUICK_WIDTH_SUITE,
     ("int8", True): QUICK_INT8_SUITE,
@@ -146,7 +173,8 @@ class Point:
     threads: int
 
     def __str__(self) -> str:
-        value = f"{self.value:.0%} zeros" if isinstance(self.case, TernaryCase) else f"width {self.value:g}"
+        sparse = isinstance(self.case, (TernaryCase, TernaryNetworkCase))
+        value = f"{self.value:.0%} zeros" if sparse else f"width {self.value:g}"
         return f"{self.case.name}, {value}, {counted(self.batch, 'batch')}, {counted(self.threads, 'thread')}"
 
 

@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from dynkern.bench import peers, plots, real, report, results
-from dynkern.bench.cases import SUITES, Point, plan
+from dynkern.bench import peers, plots, real, report, results, ternary_network
+from dynkern.bench.cases import SUITES, Point, TernaryNetworkCase, plan
 from dynkern.bench.extras import need
 from dynkern.bench.machine import cores, facts
 from dynkern.bench.results import OURS, Results
@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=sorted({name for name, _ in SUITES}),
         help="what to measure: 'width' and 'sparsity', together 'all' (default); 'networks', larger ones beside other "
         "runtimes (takes long); 'fine', the engine at 16 widths; 'int8', "
-        "integers",
+        "integers; 'ternary-network', a whole one",
     )
     parser.add_argument("--models", metavar="NAME,NAME", help="only these networks of the suite, such as mobilenetv2")
     parser.add_argument("--quick", action="store_true", help="a few points, to see that everything works")
@@ -56,6 +56,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     trained.add_argument("--checkpoint", type=Path, metavar="FILE", help="a trained CIFAR-10 network (torch.save)")
     trained.add_argument("--data", type=Path, metavar="DIR", help="folder with CIFAR-10's test.parquet")
     trained.add_argument("--model", choices=real.NAMES, default=real.NAMES[0], help="the network (default %(default)s)")
+    trained.add_argument(
+        "--packed", type=Path, metavar="FILE", help="a packed resnet_binary (dynkern.save), for --suite ternary-network"
+    )
     trained.add_argument("--images", type=int, metavar="N", help="only the first images (default: all)")
 
 
@@ -94,7 +97,9 @@ def run(options: argparse.Namespace) -> int:
 
 def _check(options: argparse.Namespace) -> None:
     """Options that do not go together."""
-    if (options.checkpoint is None) != (options.data is None):
+    if options.packed is not None and options.suite != "ternary-network":
+        raise UsageError("--packed: expected only with --suite ternary-network")
+    if options.packed is None and (options.checkpoint is None) != (options.data is None):
         raise UsageError("--checkpoint and --data: expected both or neither")
     if options.checkpoint is not None and (options.suite or options.quick or options.models):
         raise UsageError(
@@ -115,6 +120,9 @@ def _suites(options: argparse.Namespace, threads: Sequence[int], choice: peers.C
     models = None if options.models is None else options.models.split(",")
     with asked():
         points = plan(options.suite or "all", options.quick, threads, options.batch, models)
+    if options.packed is not None:
+        with asked("--packed"):
+            points = ternary_network.with_file(points, options.packed)
     if options.quick and options.peers == "auto":
         choice = peers.none("left out by --quick")
     budget = options.budget or (QUICK_BUDGET if options.quick else BUDGET)
@@ -125,7 +133,17 @@ def _suites(options: argparse.Namespace, threads: Sequence[int], choice: peers.C
     if not choice.everywhere and "torch_compile" not in left_out:
         left_out["torch_compile"] = COMPILE_NOTE
     print(f"{len(points)} points in {time.monotonic() - began:.0f} s", file=sys.stderr)
-    return Results(**facts(), left_out=left_out, rows=tuple(rows))
+    networks = {p.case.name: p.case for p in points if isinstance(p.case, TernaryNetworkCase)}
+    sizes = {name: ternary_network.network_of(case).sizes() for name, case in networks.items()}
+    found: dict[str, float] = {}
+    if options.data is not None:
+        with asked("--data"):
+            images, labels = real.images(options.data, options.images)
+        for case in networks.values():
+            net = ternary_network.network_of(case)
+            same = real.Trained(net.plain, net.packed, net.engine)
+            found = real.accuracy(same, images, labels, threads=max(threads))
+    return Results(**facts(), left_out=left_out, rows=tuple(rows), accuracy=found, sizes=sizes)
 
 
 def _real(options: argparse.Namespace, threads: Sequence[int]) -> Results:

@@ -27,6 +27,7 @@ Call = Callable[[], Tensor | np.ndarray]
 # How every variant is named in tables and plots, in the order of the legend.
 LABELS = {
     "engine": "dynkern engine",
+    "engine_dense": "dynkern engine, dense float32",
     "engine_int8": "dynkern engine, int8",
     "engine_int16": "dynkern engine, int16",
     "dynkern": "dynkern modules",

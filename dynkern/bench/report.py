@@ -36,6 +36,8 @@ HEAD = {
         relative="sum of magnitudes behind an output (with int8 activations, to the greatest input times the weights "
         "that are not zero)",
     ),
+    "ternary-network": "[bold]Ternary network.[/] "
+    + _HOW.format(faster="dynkern's engine with the packed weights is", relative="largest output"),
     "real": "[bold]Trained network.[/] "
     + _HOW.format(faster="dynkern's modules are, like against like", relative="largest output"),
 }
@@ -53,6 +55,8 @@ def show(results: Results, console: Console) -> None:
     console.print(caption(results), highlight=False, markup=False)
     if results.accuracy:
         _show_accuracy(results.accuracy, console)
+    for name, sizes in results.sizes.items():
+        _show_sizes(name, sizes, console)
     for suite, rows in groupby(results.rows, lambda row: row.suite):
         console.print(f"\n{HEAD[suite]}\n", highlight=False)
         for _, group in groupby(rows, lambda row: (row.case, row.batch, row.threads)):
@@ -89,6 +93,16 @@ def _show_accuracy(found: Mapping[str, float], console: Console) -> None:
     differences = [found.get(f"{prefix}difference") for prefix in ours.values()]
     made.add_row("largest difference of a logit", "", *(_known("{:.1e}", d) for d in differences))
     made.add_row("largest logit", f"{found['largest']:.1f}", *[""] * len(ours))
+    console.print()
+    console.print(made)
+
+
+def _show_sizes(name: str, sizes: Mapping[str, int], console: Console) -> None:
+    """The bytes of one network, and how many times less than float32 they are."""
+    made = _table([name, "bytes", "float32 is larger"])
+    for what, count in sizes.items():
+        whole = sizes[f"float32 {what.split()[-1]}"]
+        made.add_row(what, f"{count:,}", f"{whole / count:.1f} times")
     console.print()
     console.print(made)
 
@@ -138,7 +152,7 @@ def caption(results: Results) -> str:
 
 def table(rows: Sequence[Row]) -> Table:
     """One case with one batch size and thread count: a line per width or share of zeros, a column per variant."""
-    sparse = rows[0].suite == "sparsity"
+    sparse = rows[0].suite in ("sparsity", "ternary-network")
     variants = list(dict.fromkeys(row.variant for row in rows))
     heads = [textwrap.fill(label(variant, rows[0].suite), HEAD_WIDTH) for variant in variants]
     made = _table(["zeros" if sparse else "width", "MACs", *heads, "error"])

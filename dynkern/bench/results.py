@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Any
 
 SCHEMA = 1
-SUITES = ("width", "int8", "sparsity", "real")
+SUITES = ("width", "int8", "sparsity", "ternary-network", "real")
 STATUSES = ("ok", "wrong", "failed")
 # dynkern's own variants: the drop-in modules (or a packed layer), and the engine.
 MODULES, ENGINE, ENGINE_INT8, ENGINE_INT16 = "dynkern", "engine", "engine_int8", "engine_int16"
 INT8 = "dynkern_int8"
-OURS = (MODULES, INT8, ENGINE, ENGINE_INT8, ENGINE_INT16)
+# The engine on a ternary network's weights as floats.
+ENGINE_DENSE = "engine_dense"
+OURS = (MODULES, INT8, ENGINE, ENGINE_DENSE, ENGINE_INT8, ENGINE_INT16)
 # Baselines with activations of 8 bits, of ternary layers.
 LOW_BITS = ("torch_int8", "onnxruntime_int8", "onnxruntime_2bit")
 # Baselines that have the whole network as one program, as the engine does.
@@ -31,6 +33,8 @@ def rival(variant: str, suite: str) -> str:
     """
     if suite == "int8":
         return ENGINE_INT8
+    if suite == "ternary-network":
+        return ENGINE
     if variant in LOW_BITS:
         return INT8
     return ENGINE if suite == "width" and variant in RUNTIMES else MODULES
@@ -41,7 +45,7 @@ class Row:
     """One variant at one point.
 
     Attributes:
-        suite: ``"width"``, ``"int8"``, ``"sparsity"`` or ``"real"``.
+        suite: one of :data:`SUITES`.
         case: the network or layer.
         value: the width ratio, or the share of weights that are zero.
         batch: inputs per call.
@@ -102,6 +106,7 @@ class Results:
         left_out: baselines that were not measured, or not everywhere, and why.
         rows: every variant at every point.
         accuracy: of a run on real images: see :func:`dynkern.bench.real.accuracy`.
+        sizes: bytes of each ternary network, by its case and by what they are of.
     """
 
     machine: Mapping[str, Any]
@@ -111,6 +116,7 @@ class Results:
     left_out: Mapping[str, str]
     rows: tuple[Row, ...]
     accuracy: Mapping[str, float] = field(default_factory=dict)
+    sizes: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
 
 def write(results: Results, path: str | os.PathLike[str]) -> Path:

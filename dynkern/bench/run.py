@@ -9,10 +9,11 @@ from typing import Any
 
 import torch
 
-from dynkern.bench.cases import IntegerCase, Point, TernaryCase, WidthCase
+from dynkern.bench.cases import IntegerCase, Point, TernaryCase, TernaryNetworkCase, WidthCase
 from dynkern.bench.peers import Call, Choice, label
 from dynkern.bench.results import Row
 from dynkern.bench.stages import IntegerStage, Task, TernaryStage, WidthStage
+from dynkern.bench.ternary_network import TernaryNetworkStage
 from dynkern.bench.timer import Clock, interleave, threads
 
 # Seconds. Three quarters of the three minutes that a default run may take: the rest is for points that take longer than
@@ -24,6 +25,9 @@ MOST = 1.0
 # suffer when the OpenMP threads of PyTorch do so).
 OWN_THREADS = ("onnxruntime", "openvino", "onnxruntime_int8", "openvino_int8", "onnxruntime_2bit")
 SETTLE = 0.02
+
+
+Stage = WidthStage | TernaryStage | TernaryNetworkStage
 
 
 class Budget:
@@ -57,7 +61,7 @@ def measure(
     """
     budget = Budget(budget_s, len(points))
     rows: list[Row] = []
-    stage: WidthStage | TernaryStage | None = None
+    stage: Stage | None = None
     for point in points:
         started(point)
         # One thread also while networks are exported: what they choose may depend on it.
@@ -68,14 +72,16 @@ def measure(
     return rows
 
 
-def _stage(point: Point, choice: Choice) -> WidthStage | TernaryStage:
+def _stage(point: Point, choice: Choice) -> Stage:
     if isinstance(point.case, IntegerCase):
         return IntegerStage(point.case, choice)
     if isinstance(point.case, WidthCase):
         return WidthStage(point.case, choice)
     if isinstance(point.case, TernaryCase):
         return TernaryStage(point.case, choice)
-    raise TypeError(f"points: expected a WidthCase or TernaryCase, got {type(point.case).__name__}")
+    if isinstance(point.case, TernaryNetworkCase):
+        return TernaryNetworkStage(point.case, choice)
+    raise TypeError(f"points: expected a case of a suite, got {type(point.case).__name__}")
 
 
 def run(point: Point, task: Task, share: Callable[[], float]) -> list[Row]:

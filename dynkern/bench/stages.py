@@ -48,7 +48,8 @@ class Task:
         variants: by name, what prepares each of them.
         error: how far an output is from the right one.
         tolerance: what that may be.
-        quantised: by name, the error of those variants that quantise activations, which may be :data:`QUANTISED`.
+        quantised: by name, the error of those variants that quantise activations, which may be
+            ``quantised_tolerance``.
         macs, dense_macs: see :class:`dynkern.bench.results.Row`.
     """
 
@@ -58,11 +59,12 @@ class Task:
     macs: int
     dense_macs: int
     quantised: Mapping[str, Callable[[Tensor], float]] = field(default_factory=dict)
+    quantised_tolerance: float = QUANTISED
 
     def judge(self, name: str, y: Tensor) -> tuple[float, float]:
         """How far an output of that variant is from the right one, and what that may be."""
         if name in self.quantised:
-            return self.quantised[name](y), QUANTISED
+            return self.quantised[name](y), self.quantised_tolerance
         return self.error(y), self.tolerance
 
 
@@ -260,7 +262,7 @@ def network_tolerance(plain: nn.Module) -> float:
     return EPS * sum(layer.weight[0].numel() for layer in layers)
 
 
-def engine_call(engine: Compiled, x: Tensor, subnet: Key) -> Call:
+def engine_call(engine: Compiled, x: Tensor, subnet: Key | None = None) -> Call:
     """One call of the engine, with as many threads as torch uses at the call."""
     return lambda: engine(x, subnet=subnet)
 
