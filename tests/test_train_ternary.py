@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -234,6 +235,7 @@ def test_a_sweep_with_its_plots(folder: Path, capsys: pytest.CaptureFixture[str]
     out = folder / "out"
     arguments = ["train", "ternary", "--data", str(folder), "--out", str(out), "--epochs", "1", "--batch", "20"]
     arguments += ["--inflate", "1", "--regime", "log,float", "--m", "2,4", "--cap", "0.8", "--spread", "1"]
+    arguments += ["--schedule", "one_cycle"]
     assert main(arguments) == 0
     first = capsys.readouterr()
     names = {"log-delta0.1-m2-cap0.8-x1-seed0", "log-delta0.1-m4-cap0.8-x1-seed0", "float-x1-seed0"}
@@ -251,6 +253,15 @@ def test_a_sweep_with_its_plots(folder: Path, capsys: pytest.CaptureFixture[str]
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["done"] * 3
     assert main([*arguments, "--batch", "10"]) == 2
     assert "is the result of another run" in capsys.readouterr().err
+
+
+def test_five_hundred_epochs_are_the_papers_run(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["train", "ternary", "--data", str(folder), "--out", str(folder / "out"), "--list", "--batch", "20"]
+    assert main(arguments) == 0
+    assert capsys.readouterr().out.split()[:2] == ["-", "log-delta0.1-m1.9-cap0.9-x5-seed0"]
+    assert main([*arguments, "--epochs", "20"]) == 0
+    # As the paper's epoch 68 of its first 240, 6 of 20.
+    assert capsys.readouterr().out.split()[1] == f"log-delta0.1-m{8 / math.log(6):.4g}-cap0.9-x5-seed0"
 
 
 @pytest.mark.parametrize(

@@ -145,5 +145,5 @@ def table(jobs: Sequence[Job], context: Context) -> str:
     for job in jobs:
         begun = context.file(job.name, "run.pt").is_file()
         state = "done" if context.result(job.name) is not None else "begun" if begun else "-"
-        rows.append(f"{state:6}{job.name:22}{job.about}")
+        rows.append(f"{state:6}{job.name:22} {job.about}")
     return "\n".join(rows)
