@@ -200,7 +200,7 @@ def test_ten_thousand_images_are_answered_alike() -> None:
         pytest.skip(f"needs CIFAR-10 in {folder}")
     train, test = (Images(*dk.data.load_cifar10(folder, *split), 10) for split in (("train", 256), ("test",)))
     torch.manual_seed(0)
-    net = Regime("log", Growth(m=3.0), 1.0).prepare(dk.models.resnet_binary(inflate=1))
+    net = Regime("log", Growth.reaching("log", 2), 1.0).prepare(dk.models.resnet_binary(inflate=1))
     fit(net, Stream(train, 64), FAST, hooks=ternary_hooks(net))
     net.eval()
     packed = dk.pack(net)
