@@ -163,3 +163,34 @@ def test_counted_compiled_and_exported() -> None:
 def test_scales_that_do_not_fit(scale: Tensor | None, minus: Tensor, error: type, message: str) -> None:
     with pytest.raises(error, match=message):
         TernaryWeight(torch.zeros(3, 2, dtype=torch.uint8), (3, 7), scale, minus)
+
+
+def test_networks_of_other_packages_are_packed_as_they_are() -> None:
+    net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.Flatten(), torch.nn.Linear(4 * 16, 5))
+    with torch.no_grad():
+        net[0].weight.copy_(weight((4, 3, 3, 3)).unpack())
+        net[2].weight.copy_(weight((5, 64)).unpack())
+    packed = dk.ternary.pack_values(net)
+    assert [type(m) for m in packed] == [PackedTernaryConv2d, torch.nn.Flatten, PackedTernaryLinear]
+    assert type(net[0]) is torch.nn.Conv2d
+    assert not packed.training
+    x = torch.randn(2, 3, 6, 6)
+    with torch.no_grad():
+        y = net.double()(x.double())
+        assert (packed(x) - y).abs().max() <= 200 * U * y.abs().max()
+        assert (dk.compile(packed, x)(x) - y).abs().max() <= 200 * U * y.abs().max()
+    for name, layer in (("0", net[0]), ("2", net[2])):
+        assert torch.equal(packed.get_submodule(name).weight.unpack(), layer.weight.float())
+
+
+def test_what_is_not_ternary_is_named() -> None:
+    net = torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.Linear(8, 2))
+    with torch.no_grad():
+        net[0].weight.copy_(weight((8, 8)).unpack())
+    with pytest.raises(ValueError, match="model: cannot pack layer '1': dense: row 0 holds more than one magnitude"):
+        dk.ternary.pack_values(net)
+    assert type(dk.ternary.pack_values(net, skip=["1"])[1]) is torch.nn.Linear
+    with pytest.raises(ValueError, match="skip: '2' is no module"):
+        dk.ternary.pack_values(net, skip=["2"])
+    with pytest.raises(ValueError, match="layer '0' has a latent weight; use"):
+        dk.ternary.pack_values(dk.ternarize(net, 0.1))

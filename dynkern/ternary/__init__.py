@@ -1,7 +1,7 @@
 """Ternary weights with a growing threshold (Dordoni et al., MLSP 2024): training, packing, figures."""
 
 from dynkern.nn.schemes import EC2T, SCHEMES, TTQ, TWN, Binary, Delta, Scheme
-from dynkern.ternary.convert import pack, ternarize
+from dynkern.ternary.convert import pack, pack_values, ternarize
 from dynkern.ternary.growth import Growth
 from dynkern.ternary.report import Histogram, LayerReport, Report, histogram, report
 from dynkern.ternary.training import Counts, Stats, clamp_, set_epoch, stats
@@ -23,6 +23,7 @@ __all__ = [
     "clamp_",
     "histogram",
     "pack",
+    "pack_values",
     "report",
     "set_epoch",
     "stats",

@@ -12,7 +12,7 @@ from dynkern.nn.packed import make_packed
 from dynkern.nn.schemes import Delta, Scheme
 from dynkern.nn.sliced import SlicedConv2d, SlicedLinear
 from dynkern.nn.ternary import TernaryConv2d, TernaryLinear, TernaryModule, make_ternary
-from dynkern.ops.ternary_weight import check_delta
+from dynkern.ops.ternary_weight import TernaryWeight, check_delta
 from dynkern.ternary.growth import Growth
 
 _LOG = Growth("log")
@@ -63,23 +63,7 @@ def ternarize(
         raise ValueError(f"delta: expected none, since scheme {how.name!r} has no such threshold")
     growth = delta if isinstance(delta, Growth) else None
     value = delta(1) if isinstance(delta, Growth) else 0.0 if delta is None else delta
-    if isinstance(skip, str):
-        raise TypeError(f"skip: expected a collection of names, got the string {skip!r}")
-    modules = dict(model.named_modules(remove_duplicate=False))
-    unknown = sorted(set(skip) - set(modules))
-    if unknown:
-        raise ValueError(f"skip: {', '.join(map(repr, unknown))} is no module of the model")
-    kept = {part for name in skip for part in modules[name].modules()}
-    layers = {}
-    for name, layer in modules.items():
-        if layer in kept or not isinstance(layer, (nn.Conv2d, nn.Linear)):
-            continue
-        if type(layer) not in TERNARIZABLE or "weight" not in layer._parameters:
-            kind = type(layer).__name__
-            raise ValueError(f"model: {name or 'it'} is a {kind} with a behaviour of its own; name it in skip")
-        layers[name] = layer
-    if not layers:
-        raise ValueError("model: expected a Conv2d or Linear to make ternary, found none")
+    layers = _layers(model, skip)
     value = check_delta(value)
     for layer in layers.values():
         make_ternary(layer, value, growth, how)
@@ -108,3 +92,53 @@ def pack(net: nn.Module) -> nn.Module:
         except ValueError as error:
             raise ValueError(f"net: cannot pack layer {name!r}: {error}") from None
     return packed
+
+
+def pack_values(model: nn.Module, skip: Collection[str] = ()) -> nn.Module:
+    """A copy of ``model`` for inference, whose weights are ternary values already: a checkpoint of another package.
+
+    Of each output channel of a ``Conv2d`` or ``Linear`` the weights must be exactly -n, 0 and +p, with any n and p:
+    what TWN, TTQ and their like leave when their quantised weights are saved. Nothing is rounded.
+
+    Args:
+        model: any module; it is not touched.
+        skip: qualified names of modules that stay floats, with all they contain.
+
+    Returns:
+        The copy, in eval mode.
+
+    Raises:
+        ValueError, TypeError: a layer holds other values, ``skip`` names no module, or there is no layer to pack; the
+            message names it.
+    """
+    packed = copy.deepcopy(model).eval()
+    for name, layer in _layers(packed, skip).items():
+        if isinstance(layer, TernaryModule):
+            raise ValueError(f"model: layer {name!r} has a latent weight; use dynkern.pack")
+        try:
+            make_packed(layer, TernaryWeight.pack(layer.weight))
+        except ValueError as error:
+            raise ValueError(f"model: cannot pack layer {name!r}: {error}") from None
+    return packed
+
+
+def _layers(model: nn.Module, skip: Collection[str]) -> dict[str, nn.Conv2d | nn.Linear]:
+    """The layers of ``model`` that can be made ternary, but for those in ``skip``, by name."""
+    if isinstance(skip, str):
+        raise TypeError(f"skip: expected a collection of names, got the string {skip!r}")
+    modules = dict(model.named_modules(remove_duplicate=False))
+    unknown = sorted(set(skip) - set(modules))
+    if unknown:
+        raise ValueError(f"skip: {', '.join(map(repr, unknown))} is no module of the model")
+    kept = {part for name in skip for part in modules[name].modules()}
+    layers: dict[str, nn.Conv2d | nn.Linear] = {}
+    for name, layer in modules.items():
+        if layer in kept or not isinstance(layer, (nn.Conv2d, nn.Linear)):
+            continue
+        if type(layer) not in TERNARIZABLE or "weight" not in layer._parameters:
+            kind = type(layer).__name__
+            raise ValueError(f"model: {name or 'it'} is a {kind} with a behaviour of its own; name it in skip")
+        layers[name] = layer
+    if not layers:
+        raise ValueError("model: expected a Conv2d or Linear to make ternary, found none")
+    return layers
