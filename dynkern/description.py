@@ -61,16 +61,16 @@ class Description:
         slim: the networks within it that are slim, by name; that of the network itself is "".
         ternary: of each layer with latent weights how its threshold grows, as the arguments of
             :class:`~dynkern.ternary.Growth`; None for a fixed threshold.
-        schemes: of each of them whose ternariser is not ``Delta``, that ternariser.
         packed: the weight's shape of each packed layer.
         tied: names of tensors that are stored under another name, to that name.
+        schemes: of each layer with latent weights whose ternariser is not ``Delta``, that ternariser.
     """
 
     slim: dict[str, Slim] = field(default_factory=dict)
     ternary: dict[str, dict[str, Any] | None] = field(default_factory=dict)
-    schemes: dict[str, dict[str, Any]] = field(default_factory=dict)
     packed: dict[str, list[int]] = field(default_factory=dict)
     tied: dict[str, str] = field(default_factory=dict)
+    schemes: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, net: nn.Module, tied: dict[str, str]) -> Description:
@@ -82,11 +82,14 @@ class Description:
         ternary = {name: asdict(growth) if isinstance(growth, Growth) else None for name, growth in growths.items()}
         others = {n: layer.scheme.to_dict() for n, layer in latent.items() if not isinstance(layer.scheme, Delta)}
         roots = {name: Slim.of(module) for name, module in net.named_modules() if ROOT in vars(module)}
-        return cls(roots, ternary, others, packed, tied)
+        return cls(roots, ternary, packed, tied, others)
 
     def to_json(self) -> str:
         """As JSON text."""
-        return json.dumps(asdict(self))
+        data = asdict(self)
+        if not self.schemes:  # the file is then as versions without them write and read it
+            del data["schemes"]
+        return json.dumps(data)
 
     @classmethod
     def from_json(cls, text: str) -> Description:

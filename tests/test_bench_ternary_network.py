@@ -44,7 +44,7 @@ def test_sizes_are_those_of_files(packed: Path, tmp_path: Path) -> None:
     assert sizes["float32 file"] == (tmp_path / "plain.safetensors").stat().st_size
     total = dk.ternary.report(net.packed).total
     assert sizes["packed weights"] == total.packed_bytes
-    assert sizes["entropy-coded weights"] == total.coded_bytes
+    assert sizes["entropy of the weights"] == total.coded_bytes
     assert sizes["float32 weights"] == 4 * 174_128
 
 
@@ -67,7 +67,7 @@ def test_the_command_with_a_trained_file(packed: Path, tmp_path: Path, capsys: p
     (sizes,) = found.sizes.values()
     assert sizes["packed file"] == packed.stat().st_size
     shown = capsys.readouterr().out
-    assert "entropy-coded weights" in shown
+    assert "entropy of the weights" in shown
     assert "dense" in shown
     assert main(["bench", "--replot", str(tmp_path / "results.json"), "--out", str(tmp_path)]) == 0
     assert capsys.readouterr().out.startswith(shown.split("wrote")[0].rstrip())

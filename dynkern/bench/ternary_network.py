@@ -61,7 +61,7 @@ class Network:
         return net
 
     def sizes(self) -> dict[str, int]:
-        """Bytes: of files of the float32 and of the packed network, and of the ternary weights alone, entropy-coded."""
+        """Bytes: of files of the float32 and of the packed network; of the ternary weights alone; of their entropy."""
         found = {}
         with tempfile.TemporaryDirectory() as folder:
             for name, net in (("float32", self.plain), ("packed", self.packed)):
@@ -72,7 +72,7 @@ class Network:
         return found | {
             "float32 weights": total.float_bytes,
             "packed weights": total.packed_bytes,
-            "entropy-coded weights": total.coded_bytes,
+            "entropy of the weights": total.coded_bytes,
         }
 
 

@@ -53,7 +53,7 @@ class Report:
 
     def __str__(self) -> str:
         """A table."""
-        head = ("layer", "weights", "zeros", "bits/weight", "float32", "packed", "entropy-coded")
+        head = ("layer", "weights", "zeros", "bits/weight", "float32", "packed", "entropy bound")
         rows = [head, *map(_cells, (*self.layers, self.total))]
         wide = [max(map(len, column)) for column in zip(*rows, strict=True)]
         return "\n".join("  ".join(_aligned(row, wide)).rstrip() for row in rows)
