@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 from dataclasses import replace
@@ -235,13 +236,19 @@ def test_a_sweep_with_its_plots(folder: Path, capsys: pytest.CaptureFixture[str]
     out = folder / "out"
     arguments = ["train", "ternary", "--data", str(folder), "--out", str(out), "--epochs", "1", "--batch", "20"]
     arguments += ["--inflate", "1", "--regime", "log,float", "--m", "2,4", "--cap", "0.8", "--spread", "1"]
-    arguments += ["--schedule", "one_cycle"]
+    arguments += ["--schedule", "one_cycle", "--lr", "0.02", "--float-lr", "0.01"]
     assert main(arguments) == 0
     first = capsys.readouterr()
     names = {"log-delta0.1-m2-cap0.8-x1-seed0", "log-delta0.1-m4-cap0.8-x1-seed0", "float-x1-seed0"}
     assert {f.parent.name for f in out.glob("*/result.json")} == names
     assert {line.split()[0] for line in first.out.splitlines()} == names
     assert "packed answers alike on 40 of 40" in first.out
+    files = {f.parent.name.split("-")[0]: json.loads(f.read_text()) for f in out.glob("*/result.json")}
+    recipes = {name: result["run"]["recipe"] for name, result in files.items()}
+    assert {name: (r["lr"], r["schedule"]) for name, r in recipes.items()} == {
+        "log": (0.02, "one_cycle"),
+        "float": (0.01, "one_cycle"),
+    }
     plots = {f.name for f in (out / "plots").iterdir()}
     assert plots == {"histograms.svg", "epochs.svg", "sparsity.svg", "entropy.svg", "speed.svg"}
     # All of it is there: nothing is trained again.

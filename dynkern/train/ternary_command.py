@@ -12,7 +12,17 @@ from dynkern.ternary import Growth
 from dynkern.train import options as shared
 from dynkern.train import suite, ternary_plots, ternary_runs
 from dynkern.train.recipe import Recipe
-from dynkern.train.ternary import CLIPPED, GROWTHS, OTHERS, PAPER_EPOCHS, REGIMES, Regime, cap_epoch, learning_rates
+from dynkern.train.ternary import (
+    CLIPPED,
+    FLOAT,
+    GROWTHS,
+    OTHERS,
+    PAPER_EPOCHS,
+    REGIMES,
+    Regime,
+    cap_epoch,
+    learning_rates,
+)
 from dynkern.train.ternary_runs import Run
 from dynkern.usage import UsageError, asked
 
@@ -67,6 +77,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="S",
         help="of those that clip: latent weights start evenly spread over +-S (default: as in a network of floats)",
     )
+    parser.add_argument(
+        "--float-lr", type=float, metavar="LR", help="the largest learning rate of full precision (default: --lr)"
+    )
     parser.add_argument("--list", action="store_true", help="show the runs and how far they are")
     parser.add_argument("--repeats", type=int, default=1, metavar="N", help="runs of each kind, with seeds one apart")
 
@@ -75,8 +88,6 @@ def run(options: argparse.Namespace) -> int:
     """Carry out every run that is not finished, then draw all of them."""
     recipe = shared.recipe(options, DEFAULTS)
     with asked():
-        if options.schedule == "paper":
-            recipe = replace(recipe, schedule=learning_rates(options.lr, options.epochs))
         wanted = list(runs(options, recipe))
     train, test = shared.images(options)
     device = shared.prepare(options)
@@ -108,7 +119,7 @@ def runs(options: argparse.Namespace, recipe: Recipe) -> Iterator[Run]:
         for growth in _growths(name, options):
             for seed in range(recipe.seed, recipe.seed + options.repeats):
                 regime = Regime(name, growth, options.spread if name in CLIPPED else None)
-                yield Run(regime, replace(recipe, seed=seed), options.inflate)
+                yield Run(regime, _with_rates(replace(recipe, seed=seed), name, options), options.inflate)
 
 
 def summary(result: dict[str, Any]) -> str:
@@ -119,6 +130,13 @@ def summary(result: dict[str, Any]) -> str:
         parts += [f"packed answers alike on {result['agree']['packed']} of {result['run']['test_images']}"]
     parts += [f"best epoch {result['best_epoch']}", f"{result['seconds']:.0f} s"]
     return "  ".join(parts)
+
+
+def _with_rates(recipe: Recipe, name: str, options: argparse.Namespace) -> Recipe:
+    lr = options.lr if name != FLOAT or options.float_lr is None else options.float_lr
+    return replace(
+        recipe, lr=lr, schedule=learning_rates(lr, options.epochs) if options.schedule == "paper" else "one_cycle"
+    )
 
 
 def _growths(name: str, options: argparse.Namespace) -> Iterator[Growth | None]:
