@@ -257,7 +257,7 @@ def test_a_sweep_with_its_plots(folder: Path, capsys: pytest.CaptureFixture[str]
     assert capsys.readouterr().out == first.out
     assert {f: f.stat().st_mtime_ns for f in out.glob("*/*.safetensors")} == states
     assert main([*arguments, "--list"]) == 0
-    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["done"] * 3
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["done"] * 3 + ["delta"] * 2
     assert main([*arguments, "--batch", "10"]) == 2
     assert "is the result of another run" in capsys.readouterr().err
 
@@ -268,7 +268,10 @@ def test_five_hundred_epochs_are_the_papers_run(folder: Path, capsys: pytest.Cap
     assert capsys.readouterr().out.split()[:2] == ["-", "log-delta0.1-m1.9-cap0.9-x5-seed0"]
     assert main([*arguments, "--epochs", "20"]) == 0
     # As the paper's epoch 68 of its first 240, 6 of 20.
-    assert capsys.readouterr().out.split()[1] == f"log-delta0.1-m{8 / math.log(6):.4g}-cap0.9-x5-seed0"
+    out = capsys.readouterr().out
+    assert out.split()[1] == f"log-delta0.1-m{8 / math.log(6):.4g}-cap0.9-x5-seed0"
+    deltas = [float(text) for text in out.splitlines()[-1].partition(": ")[2].split()]
+    assert deltas == pytest.approx(Growth.reaching("log", 6).table(20), rel=5e-3)
 
 
 @pytest.mark.parametrize(

@@ -80,7 +80,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--float-lr", type=float, metavar="LR", help="the largest learning rate of full precision (default: --lr)"
     )
-    parser.add_argument("--list", action="store_true", help="show the runs and how far they are")
+    parser.add_argument("--list", action="store_true", help="show the runs, how far they are, and their thresholds")
     parser.add_argument("--repeats", type=int, default=1, metavar="N", help="runs of each kind, with seeds one apart")
 
 
@@ -95,6 +95,10 @@ def run(options: argparse.Namespace) -> int:
     jobs = [each.job() for each in wanted]
     if options.list:
         print(suite.table(jobs, context))
+        for each in wanted:
+            if each.regime.growth is not None:
+                deltas = each.regime.growth.table(options.epochs)
+                print(f"delta of {each.name}:", *(f"{delta:.3g}" for delta in deltas))
         return 0
     with asked("--out"):
         ternary_runs.check(wanted, context)
