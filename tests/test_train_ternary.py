@@ -18,6 +18,7 @@ from dynkern.__main__ import main
 from dynkern.data import Images, Stream, normalize
 from dynkern.ternary import Growth
 from dynkern.train import Recipe, fit, fused, suite, ternary_runs
+from dynkern.train.options import Place
 from dynkern.train.ternary import REGIMES, Regime, best_epoch, cap_epoch, learning_rates, ternary_hooks
 from dynkern.train.ternary_runs import Run, agreement
 
@@ -34,7 +35,7 @@ def images(n: int, seed: int = 0, size: int = 32) -> Images:
 
 def carried_out(run: Run, out: Path, train: Images, test: Images) -> dict[str, Any]:
     """The result of ``run``, which is carried out unless it was."""
-    context = suite.Context(train, test, out, run.recipe, 16, torch.device("cpu"))
+    context = suite.Context(train, test, out, run.recipe, 16, Place(torch.device("cpu")))
     ternary_runs.check([run], context)
     suite.run([run.job()], context)
     return context.result(run.name)

@@ -90,8 +90,8 @@ def run(options: argparse.Namespace) -> int:
     with asked():
         wanted = list(runs(options, recipe))
     train, test = shared.images(options)
-    device = shared.prepare(options)
-    context = suite.Context(train, test, options.out, recipe, options.batch, device)
+    place = shared.prepare(options)
+    context = suite.Context(train, test, options.out, recipe, options.batch, place)
     jobs = [each.job() for each in wanted]
     if options.list:
         print(suite.table(jobs, context))
@@ -105,6 +105,8 @@ def run(options: argparse.Namespace) -> int:
     for job in jobs:
         with asked():
             new = suite.run([job], context)
+        if place.rank:
+            continue
         print(summary(context.result(job.name) or {}), flush=True)
         if new or job is jobs[-1]:
             done = [found for each in jobs if (found := context.result(each.name)) is not None]
