@@ -451,7 +451,7 @@ def test_stages_repeat_themselves_and_leave_the_random_numbers_alone() -> None:
 
 
 def test_measure_refuses_points_of_no_suite() -> None:
-    with pytest.raises(TypeError, match="WidthCase"):
+    with pytest.raises(TypeError, match="points: expected a case of a suite, got TrainedCase"):
         measure(real.plan("resnet20", [1], [1]), peers.none(""))
 
 
