@@ -16,11 +16,16 @@ constexpr int64_t kLeastPixels = 128;
 }  // namespace
 
 ConvStep::ConvStep(const ConvSpec& spec, Program& program)
+    : ConvStep(spec, program,
+               direct_padding(spec, program.values()[static_cast<size_t>(spec.x)],
+                              program.values()[static_cast<size_t>(spec.y)], program.store()) >= 0) {}
+
+ConvStep::ConvStep(const ConvSpec& spec, Program& program, bool in_place)
     : spec_(spec),
       values_(program.values()),
       x_(values_[static_cast<size_t>(spec.x)]),
       y_(values_[static_cast<size_t>(spec.y)]),
-      direct_(direct_padding(spec, x_, y_, program.store()) >= 0),
+      direct_(in_place),
       planes_(spec.window, x_.layout.height, x_.layout.width, false),
       taps_(spec.window.kernel[0] * spec.window.kernel[1]),
       group_inputs_(x_.planes() / spec.groups),
@@ -64,8 +69,8 @@ void ConvStep::run_part(const Context& c, Range groups, Range band, Range output
   if (band.begin == band.end || outputs.begin == outputs.end) return;
   for (int64_t g = groups.begin; g < groups.end; ++g) {
     if (direct_) {
-      const float* x =
-          c.value[spec_.x] + g * group_inputs_ * channel_stride_ + band.begin * x_.layout.pitch();
+      const float* x = c.value[spec_.x] + g * group_inputs_ * channel_stride_ +
+                       band.begin * spec_.window.stride[0] * x_.layout.pitch();
       compute(x, g, outputs, output(c, g * group_outputs_ + outputs.begin, band, y_.layout.pitch()),
               c.scratch + plane_floats());
       continue;
@@ -109,7 +114,7 @@ void ConvStep::fill_planes(const Context& c, int64_t first_channel, Range rows) 
 }
 
 Range ConvStep::share_outputs(const Context& c) const {
-  const int64_t unit = x_.element == Element::kFloat ? 1 : kQuantizedOutputs;
+  const int64_t unit = output_tile();
   const Range units = share((group_outputs_ + unit - 1) / unit, c);
   return {std::min(units.begin * unit, group_outputs_), std::min(units.end * unit, group_outputs_)};
 }
@@ -174,6 +179,8 @@ std::unique_ptr<Step> make_conv2d(const ConvSpec& spec, Program& program) {
     return make_depthwise_conv2d(spec, program);
   }
   if (program.store().dense(spec.weight) == nullptr) return make_ternary_conv2d(spec, program);
+  std::unique_ptr<Step> channels = make_channel_conv2d(spec, program);
+  if (channels != nullptr) return channels;
   std::unique_ptr<Step> winograd = make_winograd_conv2d(spec, program);
   return winograd != nullptr ? std::move(winograd) : make_dense_conv2d(spec, program);
 }

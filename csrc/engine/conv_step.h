@@ -12,6 +12,8 @@ namespace dynkern::engine {
 
 class ConvStep : public Step {
  public:
+  // `in_place`: the input is read where it lies, also with a stride, if its padding allows it.
+  ConvStep(const ConvSpec& spec, Program& program, bool in_place);
   ConvStep(const ConvSpec& spec, Program& program);
 
   void run(const Context& c) const override;
@@ -32,8 +34,9 @@ class ConvStep : public Step {
   virtual void compute(const float* x, int64_t g, Range outputs, const PlaneOutput& out,
                        float* work) const = 0;
   virtual int64_t work_floats() const { return 0; }
-  // Rows of the result that one thread computes together.
+  // Rows and outputs of the result that one thread computes together.
   virtual int row_tile() const { return 1; }
+  virtual int output_tile() const { return x_.element == Element::kFloat ? 1 : kQuantizedOutputs; }
 
   // Floats of one input channel that the kernel reads for a tile of `pixels`.
   int64_t touched(int64_t pixels) const;
@@ -67,7 +70,8 @@ class ConvStep : public Step {
 };
 
 std::unique_ptr<Step> make_dense_conv2d(const ConvSpec& spec, Program& program);
-// Null if Winograd's algorithm does not fit.
+// Null if the algorithm does not fit.
+std::unique_ptr<Step> make_channel_conv2d(const ConvSpec& spec, Program& program);
 std::unique_ptr<Step> make_winograd_conv2d(const ConvSpec& spec, Program& program);
 std::unique_ptr<Step> make_quantized_conv2d(const ConvSpec& spec, Program& program);
 std::unique_ptr<Step> make_ternary_conv2d(const ConvSpec& spec, Program& program);

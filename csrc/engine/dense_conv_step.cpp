@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "core/isa.h"
 #include "engine/conv_step.h"
+#include "ops/channel_conv2d/kernel.h"
 
 namespace dynkern::engine {
 namespace {
@@ -9,7 +10,8 @@ class DenseConvStep : public ConvStep {
  public:
   DenseConvStep(const ConvSpec& spec, Program& program)
       : ConvStep(spec, program),
-        weight_(program.store().plain(spec.weight)),
+        packed_(spec.groups > 1 ? nullptr : program.store().packed(spec.weight)),
+        weight_(packed_ != nullptr ? packed_ : program.store().plain(spec.weight)),
         weight_out_(program.store().dense(spec.weight)->shape[1] * taps_) {}
 
   std::string describe() const override { return "conv2d " + how(); }
@@ -23,9 +25,10 @@ class DenseConvStep : public ConvStep {
     a.tap_offset = tap_offset_.data();
     a.taps = taps_;
     a.weight = weight_;
-    a.weight_tap = 1;
-    a.weight_in = taps_;
-    a.weight_out = weight_out_;
+    a.weight_block = packed_ != nullptr ? kPackedOutputs : 1;
+    a.weight_tap = a.weight_block;
+    a.weight_in = taps_ * a.weight_block;
+    a.weight_out = weight_out_ * a.weight_block;
     a.in_index = spec_.groups > 1 || spec_.in_index.empty() ? nullptr : spec_.in_index.data();
     a.out_index = spec_.out_index.empty() ? nullptr : spec_.out_index.data() + outputs.begin;
     a.out_first = first_output(g) + outputs.begin;
@@ -34,6 +37,7 @@ class DenseConvStep : public ConvStep {
     kernels().sliced_conv2d(a);
   }
 
+  const float* const packed_;  // null: the weight is plain
   const float* const weight_;
   const int64_t weight_out_;
 };

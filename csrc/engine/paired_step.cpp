@@ -10,8 +10,8 @@ namespace {
 
 // Floats of the channels in between that are made at once. Anything from 8 to 256 Ki is as good.
 constexpr int64_t kChunkFloats = 32 * 1024;
-// A multiple of what the convolution kernels compute at once on any instruction set.
-constexpr int kChannels = 12;
+// A multiple of what the convolution kernels compute at once.
+constexpr int kChannels = 16;
 
 class PairedStep : public Step {
  public:
@@ -27,8 +27,9 @@ class PairedStep : public Step {
   }
 
   void run(const Context& c) const override {
-    const Range mine = share(channels_, c);
-    if (mine.begin == mine.end) return;
+    const Range units = share((channels_ + kChannels - 1) / kChannels, c);
+    const Range mine{units.begin * kChannels, std::min<int64_t>(units.end * kChannels, channels_)};
+    if (mine.begin >= mine.end) return;
     auto** value = reinterpret_cast<float**>(c.scratch);
     std::copy_n(c.value, values_, value);
     float* planes = c.scratch + pointer_floats();
@@ -36,8 +37,7 @@ class PairedStep : public Step {
     const Context inner{value, planes + plane_floats(), 0, 1};
     const int64_t count = (mine.end - mine.begin + chunk_ - 1) / chunk_;
     for (int64_t i = 0; i < count; ++i) {
-      const Range channels{mine.begin + (mine.end - mine.begin) * i / count,
-                           mine.begin + (mine.end - mine.begin) * (i + 1) / count};
+      const Range channels{mine.begin + i * chunk_, std::min(mine.begin + (i + 1) * chunk_, mine.end)};
       value[middle_] = planes + layout_.origin() - channels.begin * layout_.channel();
       first_->run_channels(inner, channels);
       second_->run_channels(inner, channels);

@@ -5,6 +5,7 @@
 #include <cstring>
 #include <utility>
 
+#include "ops/channel_conv2d/kernel.h"
 #include "ops/winograd/kernel.h"
 
 namespace dynkern::engine {
@@ -42,6 +43,16 @@ void for_each_filter_element(const std::vector<int64_t>& shape, F&& f) {
   }
 }
 
+// The same for blocks of outputs.
+template <class F>
+void for_each_packed_element(const std::vector<int64_t>& shape, F&& f) {
+  const int64_t inputs = shape[1] * shape[2] * shape[3];
+  for (int64_t o = 0; o < shape[0]; ++o) {
+    const int64_t block = o / kPackedOutputs * inputs * kPackedOutputs + o % kPackedOutputs;
+    for (int64_t i = 0; i < inputs; ++i) f(o * inputs + i, block + i * kPackedOutputs);
+  }
+}
+
 int64_t count(const std::vector<int64_t>& shape) {
   int64_t product = 1;
   for (int64_t size : shape) product *= size;
@@ -64,7 +75,12 @@ const float* Store::plain(size_t id) {
   DenseWeight& w = *weights_.at(id).dense;
   if (w.plain.data() == nullptr) {
     w.plain = AlignedFloats(static_cast<size_t>(count(w.shape)));
-    for_each_filter_element(w.shape, [&](int64_t i, int64_t j) { w.plain.data()[i] = w.filters.data()[j]; });
+    float* plain = w.plain.data();
+    if (w.filters.data() != nullptr) {
+      for_each_filter_element(w.shape, [&](int64_t i, int64_t j) { plain[i] = w.filters.data()[j]; });
+    } else {
+      for_each_packed_element(w.shape, [&](int64_t i, int64_t j) { plain[i] = w.packed.data()[j]; });
+    }
   }
   w.read_plain = true;
   return w.plain.data();
@@ -74,13 +90,28 @@ const float* Store::winograd_filters(size_t id) {
   const std::lock_guard<std::mutex> lock(mutex_);
   DenseWeight& w = *weights_.at(id).dense;
   if (w.filters.data() == nullptr) {
-    if (w.read_plain) return nullptr;
+    if (w.read_plain || w.packed.data() != nullptr) return nullptr;
     const int64_t blocks = (w.shape[1] + kWinogradChannels - 1) / kWinogradChannels;
     w.filters = AlignedFloats(static_cast<size_t>(w.shape[0] * blocks * kWinogradFilters));
     for_each_filter_element(w.shape, [&](int64_t i, int64_t j) { w.filters.data()[j] = w.plain.data()[i]; });
     w.plain = AlignedFloats();
   }
   return w.filters.data();
+}
+
+const float* Store::packed(size_t id) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  DenseWeight& w = *weights_.at(id).dense;
+  if (w.packed.data() == nullptr) {
+    const int64_t outputs = (w.shape[0] + kPackedOutputs - 1) / kPackedOutputs * kPackedOutputs;
+    if (w.shape.size() != 4 || 4 * outputs > 5 * w.shape[0] || w.read_plain || w.filters.data() != nullptr) {
+      return nullptr;
+    }
+    w.packed = AlignedFloats(static_cast<size_t>(count(w.shape) / w.shape[0] * outputs));
+    for_each_packed_element(w.shape, [&](int64_t i, int64_t j) { w.packed.data()[j] = w.plain.data()[i]; });
+    w.plain = AlignedFloats();
+  }
+  return w.packed.data();
 }
 
 size_t Store::add_ternary(TernaryLists lists) {
@@ -104,8 +135,10 @@ size_t Store::layout_id(const Layout& layout) {
 int64_t Store::weight_bytes() const {
   int64_t bytes = 0;
   for (const Weight& w : weights_) {
-    if (w.dense)
-      bytes += static_cast<int64_t>((w.dense->plain.size() + w.dense->filters.size()) * sizeof(float));
+    if (w.dense) {
+      const size_t floats = w.dense->plain.size() + w.dense->filters.size() + w.dense->packed.size();
+      bytes += static_cast<int64_t>(floats * sizeof(float));
+    }
     if (w.ternary) bytes += w.ternary->bytes();
     if (w.quantized) bytes += w.quantized->bytes();
   }

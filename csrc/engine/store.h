@@ -25,10 +25,10 @@ class Arena {
   std::vector<std::deque<AlignedFloats>> slots_;  // by layout
 };
 
-// A dense weight: as it came, or its filters in the order that the Winograd kernel reads.
+// A dense weight: as it came, or in the order that a kernel reads.
 struct DenseWeight {
   std::vector<int64_t> shape;  // (outputs, inputs / groups, kernel height, kernel width) or (outputs, inputs)
-  AlignedFloats plain, filters;
+  AlignedFloats plain, filters, packed;
   bool read_plain = false;  // somebody keeps a pointer to `plain`
 };
 
@@ -49,6 +49,10 @@ class Store {
   // The filters of a 3x3 weight as ops/winograd/kernel.h wants them, in the place of the plain ones; null if
   // somebody reads those.
   const float* winograd_filters(size_t id);
+
+  // A convolution's weight as ops/channel_conv2d/kernel.h wants it, in the place of the plain one; null if
+  // somebody reads that, or if filling the last outputs up takes much memory.
+  const float* packed(size_t id);
 
   size_t layout_id(const Layout& layout);
   int64_t weight_bytes() const;

@@ -9,6 +9,7 @@
 // GCC 12 takes the undefined operands of its own intrinsics for uninitialised variables.
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#pragma GCC diagnostic ignored "-Wuninitialized"
 #include <immintrin.h>
 #pragma GCC diagnostic pop
 #endif
@@ -26,6 +27,7 @@ namespace {
 #include "ops/activation-inl.h"
 #include "ops/pixel_tiles-inl.h"
 #include "ops/word_tiles-inl.h"
+#include "ops/channel_conv2d/kernel-inl.h"
 #include "ops/depthwise_conv2d/kernel-inl.h"
 #include "ops/pointwise/kernel-inl.h"
 #include "ops/pool2d/kernel-inl.h"

@@ -2,8 +2,7 @@
 // Elementwise functions on vectors. NaN stays NaN.
 
 inline Vec clamp(Vec x, float low, float high) {
-  x = x < low ? splat(low) : x;
-  return x > high ? splat(high) : x;
+  return smaller(splat(high), larger(splat(low), x));
 }
 
 // e^x to 2 ulp: x = n ln 2 + r, a polynomial for e^r (Cephes), and n added to the exponent.

@@ -3,6 +3,7 @@
 // it.
 #pragma once
 
+#include "ops/channel_conv2d/kernel.h"
 #include "ops/depthwise_conv2d/kernel.h"
 #include "ops/pointwise/kernel.h"
 #include "ops/pool2d/kernel.h"
@@ -18,6 +19,7 @@
 
 #define DYNKERN_KERNELS(X)                     \
   X(sliced_conv2d, SlicedConv2d)               \
+  X(channel_conv2d, ChannelConv2d)             \
   X(winograd_conv2d, WinogradConv2d)           \
   X(depthwise_conv2d, DepthwiseConv2d)         \
   X(sliced_linear, SlicedLinear)               \

@@ -33,6 +33,18 @@ inline Vec load_once(const float* p) { return in_register(load(p)); }
 inline void store(float* p, Vec v) { *reinterpret_cast<UnalignedVec*>(p) = v; }
 inline Vec splat(float s) { return s - Vec{}; }
 
+// x, but at least `low`, or at most `high`. NaN stays NaN.
+#if defined(__AVX512F__)
+inline Vec larger(Vec low, Vec x) { return _mm512_max_ps(low, x); }
+inline Vec smaller(Vec high, Vec x) { return _mm512_min_ps(high, x); }
+#elif defined(__AVX2__)
+inline Vec larger(Vec low, Vec x) { return _mm256_max_ps(low, x); }
+inline Vec smaller(Vec high, Vec x) { return _mm256_min_ps(high, x); }
+#else
+inline Vec larger(Vec low, Vec x) { return x < low ? low : x; }
+inline Vec smaller(Vec high, Vec x) { return x > high ? high : x; }
+#endif
+
 inline float sum(Vec v) {
   float s = 0;
   for (int i = 0; i < kLanes; ++i) s += v[i];

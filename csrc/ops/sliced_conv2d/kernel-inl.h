@@ -10,7 +10,7 @@ inline void conv_tile(const SlicedConv2d& a, int64_t first_output, PixelTile til
   for (int o = 0; o < O; ++o) {
     int64_t i = first_output + o;
     int64_t out = a.out_index != nullptr ? a.out_index[i] : a.out_first + i;
-    weight[o] = a.weight + out * a.weight_out;
+    weight[o] = a.weight + out / a.weight_block * a.weight_out + out % a.weight_block;
     for (int v = 0; v < V; ++v) acc[o][v] = Vec{};
   }
   const float* plane = a.x + tile.first;

@@ -22,8 +22,10 @@ struct SlicedConv2d {
   const int32_t* tap_offset;
   int taps;
 
-  // The full weight, with its strides in floats, and the channels of it that run.
+  // The full weight, with its strides in floats, and the channels of it that run. `weight_block` outputs lie
+  // side by side, `weight_out` is from those to the next.
   const float* weight;
+  int64_t weight_block = 1;
   int64_t weight_out, weight_in, weight_tap;
   const int64_t* in_index;   // null: the first `channels`
   const int64_t* out_index;  // null: from `out_first` on
