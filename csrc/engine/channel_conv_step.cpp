@@ -1,13 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <algorithm>
+
 #include "core/isa.h"
 #include "engine/conv_step.h"
 #include "engine/steps.h"
-#include "ops/channel_conv2d/kernel.h"
+#include "ops/channel_winograd/kernel.h"
 
 namespace dynkern::engine {
 namespace {
 
-// The kernel needs so many registers, which come with vectors of 16 floats.
+// The kernels need so many registers as come with vectors of 16 floats.
 constexpr int kLanes = 16;
 
 class ChannelConvStep : public ConvStep {
@@ -19,10 +21,10 @@ class ChannelConvStep : public ConvStep {
 
   std::string describe() const override { return "conv2d " + how() + ", lanes of channels"; }
 
- private:
+ protected:
   int output_tile() const override { return 2 * kPackedOutputs; }
 
-  void compute(const float* x, int64_t, Range outputs, const PlaneOutput& out, float*) const override {
+  ChannelConv2d arguments(const float* x, Range outputs, const PlaneOutput& out) const {
     ChannelConv2d a;
     a.x = x;
     a.channels = group_inputs_;
@@ -37,40 +39,66 @@ class ChannelConvStep : public ConvStep {
     a.out_first = outputs.begin;
     a.outputs = outputs.end - outputs.begin;
     a.out = out;
-    kernels().channel_conv2d(a);
+    return a;
+  }
+
+ private:
+  void compute(const float* x, int64_t, Range outputs, const PlaneOutput& out, float*) const override {
+    kernels().channel_conv2d(arguments(x, outputs, out));
   }
 
   const float* const packed_;
   const int64_t weight_block_;
 };
 
-// Whether lanes of channels take fewer multiply-adds than lanes of pixels.
+class ChannelWinogradStep : public ChannelConvStep {
+ public:
+  ChannelWinogradStep(const ConvSpec& spec, const float* packed, Program& program)
+      : ChannelConvStep(spec, packed, program), cuts_(group_inputs_, y_.layout.height, y_.layout.width) {}
+
+  std::string describe() const override { return ChannelConvStep::describe() + ", winograd"; }
+
+ private:
+  int row_tile() const override { return ChannelWinogradCuts::kTileRows; }
+  int64_t work_floats() const override { return cuts_.floats; }
+
+  void compute(const float* x, int64_t, Range outputs, const PlaneOutput& out, float* work) const override {
+    kernels().channel_winograd({arguments(x, outputs, out), &cuts_, work});
+  }
+
+  const ChannelWinogradCuts cuts_;
+};
+
+// Whether lanes of channels take fewer multiply-adds than lanes of pixels, or planes of a stride need not be
+// made for them.
 bool pays(const ConvSpec& spec, const Value& y) {
   const Layout& layout = y.layout;
-  const Window& w = spec.window;
   const int64_t blocks = (y.channels + kPackedOutputs - 1) / kPackedOutputs;
   const int64_t by_channels = blocks * kLanes * layout.height * channel_pixels(layout.width);
   const int64_t pixels = static_cast<int64_t>(layout.height - 1) * layout.pitch() + layout.width;
   const int64_t by_pixels = y.channels * ((pixels + kLanes - 1) / kLanes * kLanes);
-  const bool strided = w.stride[0] > 1;
-  // Winograd's algorithm takes half the multiply-adds.
-  if (!strided && w.kernel[0] == 3 && w.kernel[1] == 3 && layout.width > kChannelPixels) return false;
-  return by_channels < by_pixels * (strided ? 1.2 : 1.0);
+  return 5 * by_channels < (spec.window.stride[0] > 1 ? 6 : 5) * by_pixels;
 }
 
 }  // namespace
 
 std::unique_ptr<Step> make_channel_conv2d(const ConvSpec& spec, Program& program) {
+  const Window& w = spec.window;
   const Value &x = program.values()[static_cast<size_t>(spec.x)],
               &y = program.values()[static_cast<size_t>(spec.y)];
-  const Store& store = program.store();
-  const int padding = std::max(direct_padding(spec, x, y, store), split_padding(spec, x));
-  if (kernels().lanes != kLanes || spec.groups > 1 || !spec.out_index.empty() || padding < 0 ||
-      y.layout.width < kChannelPixels || !pays(spec, y)) {
+  const int direct = direct_padding(spec, x, y, program.store());
+  if (kernels().lanes != kLanes || spec.groups > 1 || !spec.out_index.empty() ||
+      y.layout.width < kChannelPixels || std::max(direct, split_padding(spec, x)) < 0) {
     return nullptr;
   }
+  const bool winograd = direct == 1 && w.kernel[0] == 3 && w.kernel[1] == 3 && w.dilation[0] == 1 &&
+                        w.dilation[1] == 1 && w.top == 1 && w.left == 1;
+  // By the width alone, so that all sub-nets read the weight in one form.
+  if (winograd ? y.layout.width % kChannelPixels != 0 : !pays(spec, y)) return nullptr;
   const float* packed = program.store().packed(spec.weight);
-  return packed == nullptr ? nullptr : std::make_unique<ChannelConvStep>(spec, packed, program);
+  if (packed == nullptr) return nullptr;
+  if (winograd) return std::make_unique<ChannelWinogradStep>(spec, packed, program);
+  return std::make_unique<ChannelConvStep>(spec, packed, program);
 }
 
 }  // namespace dynkern::engine

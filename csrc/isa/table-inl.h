@@ -9,7 +9,6 @@
 // GCC 12 takes the undefined operands of its own intrinsics for uninitialised variables.
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
-#pragma GCC diagnostic ignored "-Wuninitialized"
 #include <immintrin.h>
 #pragma GCC diagnostic pop
 #endif
@@ -27,6 +26,7 @@ namespace {
 #include "ops/activation-inl.h"
 #include "ops/pixel_tiles-inl.h"
 #include "ops/word_tiles-inl.h"
+#include "ops/channel_conv2d/tiles-inl.h"
 #include "ops/channel_conv2d/kernel-inl.h"
 #include "ops/depthwise_conv2d/kernel-inl.h"
 #include "ops/pointwise/kernel-inl.h"
@@ -41,6 +41,7 @@ namespace {
 #include "ops/ternary_int8/ends-inl.h"
 #include "ops/ternary_int8/sums-inl.h"
 #include "ops/winograd/kernel-inl.h"
+#include "ops/channel_winograd/kernel-inl.h"
 
 #define DYNKERN_TEXT(name) #name
 #define DYNKERN_NAME(name) DYNKERN_TEXT(name)

@@ -4,6 +4,7 @@
 #pragma once
 
 #include "ops/channel_conv2d/kernel.h"
+#include "ops/channel_winograd/kernel.h"
 #include "ops/depthwise_conv2d/kernel.h"
 #include "ops/pointwise/kernel.h"
 #include "ops/pool2d/kernel.h"
@@ -20,6 +21,7 @@
 #define DYNKERN_KERNELS(X)                     \
   X(sliced_conv2d, SlicedConv2d)               \
   X(channel_conv2d, ChannelConv2d)             \
+  X(channel_winograd, ChannelWinograd)         \
   X(winograd_conv2d, WinogradConv2d)           \
   X(depthwise_conv2d, DepthwiseConv2d)         \
   X(sliced_linear, SlicedLinear)               \

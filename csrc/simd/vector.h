@@ -35,8 +35,9 @@ inline Vec splat(float s) { return s - Vec{}; }
 
 // x, but at least `low`, or at most `high`. NaN stays NaN.
 #if defined(__AVX512F__)
-inline Vec larger(Vec low, Vec x) { return _mm512_max_ps(low, x); }
-inline Vec smaller(Vec high, Vec x) { return _mm512_min_ps(high, x); }
+// With a mask, since GCC 12 warns of the undefined operand of its own intrinsic without one.
+inline Vec larger(Vec low, Vec x) { return _mm512_maskz_max_ps(0xffff, low, x); }
+inline Vec smaller(Vec high, Vec x) { return _mm512_maskz_min_ps(0xffff, high, x); }
 #elif defined(__AVX2__)
 inline Vec larger(Vec low, Vec x) { return _mm256_max_ps(low, x); }
 inline Vec smaller(Vec high, Vec x) { return _mm256_min_ps(high, x); }

@@ -12,6 +12,19 @@ inline void winograd_points(const Vec (&d)[kWinogradPoints], Vec (&v)[kWinogradP
   v[5] = 4.f * d[1] - 5.f * d[3] + d[5];
 }
 
+// A vector of filters' columns, whose rows lie `row` apart, at the six points.
+inline void winograd_filter(const float* w, int64_t row, float* to, int64_t point) {
+  const Vec top = load(w), centre = load(w + row), bottom = load(w + 2 * row);
+  const Vec ends = (top + bottom) * (-1.f / 6), middle = centre * (1.f / 6);
+  const Vec far = top * (1.f / 24) + bottom * (1.f / 6), half = centre * (1.f / 12);
+  store(to, top * 0.25f);
+  store(to + point, ends - middle);
+  store(to + 2 * point, ends + middle);
+  store(to + 3 * point, far + half);
+  store(to + 4 * point, far - half);
+  store(to + 5 * point, bottom);
+}
+
 // Six rows of input of one tile of results.
 struct WinogradInputRows {
   const float* row[kWinogradPoints];
@@ -143,16 +156,7 @@ inline void winograd_weights(const WinogradConv2d& a, const WinogradChunk& chunk
       }
       float* to = g + ((block - chunk.block) * chunk.outputs + i) * kWinogradFilterRow;
       for (int j = 0; j < kWinogradFilterRow; j += kLanes) {
-        const Vec top = load(w + j), centre = load(w + kWinogradFilterRow + j),
-                  bottom = load(w + 2 * kWinogradFilterRow + j);
-        const Vec ends = (top + bottom) * (-1.f / 6), middle = centre * (1.f / 6);
-        const Vec far = top * (1.f / 24) + bottom * (1.f / 6), half = centre * (1.f / 12);
-        store(to + j, top * 0.25f);
-        store(to + point + j, ends - middle);
-        store(to + 2 * point + j, ends + middle);
-        store(to + 3 * point + j, far + half);
-        store(to + 4 * point + j, far - half);
-        store(to + 5 * point + j, bottom);
+        winograd_filter(w + j, kWinogradFilterRow, to + j, point);
       }
     }
   }
