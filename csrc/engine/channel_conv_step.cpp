@@ -69,15 +69,17 @@ class ChannelWinogradStep : public ChannelConvStep {
   const ChannelWinogradCuts cuts_;
 };
 
-// Whether lanes of channels take fewer multiply-adds than lanes of pixels, or planes of a stride need not be
-// made for them.
+// Whether lanes of channels take fewer multiply-adds than lanes of pixels, by 3 % as results must be turned,
+// or by less than nothing where lanes of pixels want planes of their own. A block of outputs without another
+// beside it takes a quarter longer: a load for each multiply-add.
 bool pays(const ConvSpec& spec, const Value& y) {
   const Layout& layout = y.layout;
   const int64_t blocks = (y.channels + kPackedOutputs - 1) / kPackedOutputs;
-  const int64_t by_channels = blocks * kLanes * layout.height * channel_pixels(layout.width);
+  const int64_t quarters = 4 * blocks + blocks % 2;
+  const int64_t by_channels = quarters * kLanes / 4 * layout.height * channel_pixels(layout.width);
   const int64_t pixels = static_cast<int64_t>(layout.height - 1) * layout.pitch() + layout.width;
   const int64_t by_pixels = y.channels * ((pixels + kLanes - 1) / kLanes * kLanes);
-  return 5 * by_channels < (spec.window.stride[0] > 1 ? 6 : 5) * by_pixels;
+  return 100 * by_channels < (spec.window.stride[0] > 1 ? 120 : 97) * by_pixels;
 }
 
 }  // namespace
@@ -88,7 +90,7 @@ std::unique_ptr<Step> make_channel_conv2d(const ConvSpec& spec, Program& program
               &y = program.values()[static_cast<size_t>(spec.y)];
   const int direct = direct_padding(spec, x, y, program.store());
   if (kernels().lanes != kLanes || spec.groups > 1 || !spec.out_index.empty() ||
-      y.layout.width < kChannelPixels || std::max(direct, split_padding(spec, x)) < 0) {
+      !channels_take_width(y.layout.width) || std::max(direct, split_padding(spec, x)) < 0) {
     return nullptr;
   }
   const bool winograd = direct == 1 && w.kernel[0] == 3 && w.kernel[1] == 3 && w.dilation[0] == 1 &&

@@ -17,7 +17,7 @@ namespace dynkern {
 // Output channels that lie side by side in a packed weight: (outputs / 16, inputs, taps, 16), filled up with
 // zeros.
 constexpr int kPackedOutputs = 16;
-// Pixels of a row that are computed together: a row of fewer is left to other kernels.
+// Pixels of a row that are computed together, alone or by two.
 constexpr int kChannelPixels = 7;
 
 struct ChannelConv2d {
@@ -35,8 +35,13 @@ struct ChannelConv2d {
   int64_t out_first;
   int64_t outputs;
 
-  PlaneOutput out;  // at least kChannelPixels wide; pitch and mask are not used
+  PlaneOutput out;  // pitch and mask are not used
 };
+
+// Whether the kernels of channels take rows of that many results.
+inline bool channels_take_width(int width) {
+  return width == kChannelPixels || width >= 2 * kChannelPixels;
+}
 
 // Pixels that the kernel computes for one row of results.
 inline int channel_pixels(int width) {
