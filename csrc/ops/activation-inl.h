@@ -1,9 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Elementwise functions on vectors. NaN stays NaN.
 
-inline Vec clamp(Vec x, float low, float high) {
-  return smaller(splat(high), larger(splat(low), x));
-}
+inline Vec clamp(Vec x, float low, float high) { return smaller(splat(high), larger(splat(low), x)); }
 
 // e^x to 2 ulp: x = n ln 2 + r, a polynomial for e^r (Cephes), and n added to the exponent.
 inline Vec exponential(Vec x) {

@@ -39,9 +39,7 @@ struct ChannelConv2d {
 };
 
 // Whether the kernels of channels take rows of that many results.
-inline bool channels_take_width(int width) {
-  return width == kChannelPixels || width >= 2 * kChannelPixels;
-}
+inline bool channels_take_width(int width) { return width == kChannelPixels || width >= 2 * kChannelPixels; }
 
 // Pixels that the kernel computes for one row of results.
 inline int channel_pixels(int width) {
