@@ -55,6 +55,9 @@ def parser() -> Parser:
     pack.add_argument(
         "--skip", action="append", default=[], metavar="NAME", help="module to leave as it is; repeatable"
     )
+    pack.add_argument(
+        "--codec", choices=("2bit", "entropy"), default="2bit", help="how weights are written (default %(default)s)"
+    )
     pack.set_defaults(run=_pack)
 
     about = "measure how the GPU kernels are best cut on the card at hand, and keep that in the user's cache"
@@ -100,7 +103,7 @@ def _pack(options: argparse.Namespace) -> int:
         model = load_checkpoint(models.build(options.model), options.checkpoint)
     with asked():
         packed = ternary.pack(ternary.ternarize(model, delta=options.delta, skip=options.skip))
-        save(packed, options.out)
+        save(packed, options.out, codec=options.codec)
     total = ternary.stats(packed).total
     layers = [layer for layer in packed.modules() if isinstance(layer, PackedTernary)]
     held = sum(layer.weight.nbytes for layer in layers)

@@ -64,6 +64,7 @@ class Description:
         packed: the weight's shape of each packed layer.
         tied: names of tensors that are stored under another name, to that name.
         schemes: of each layer with latent weights whose ternariser is not ``Delta``, that ternariser.
+        coded: the checksum of the packed weights, if they are entropy-coded in the file.
     """
 
     slim: dict[str, Slim] = field(default_factory=dict)
@@ -71,6 +72,7 @@ class Description:
     packed: dict[str, list[int]] = field(default_factory=dict)
     tied: dict[str, str] = field(default_factory=dict)
     schemes: dict[str, dict[str, Any]] = field(default_factory=dict)
+    coded: str | None = None
 
     @classmethod
     def of(cls, net: nn.Module, tied: dict[str, str]) -> Description:
@@ -89,6 +91,8 @@ class Description:
         data = asdict(self)
         if not self.schemes:  # the file is then as versions without them write and read it
             del data["schemes"]
+        if self.coded is None:  # the file is then as versions without codecs write and read it
+            del data["coded"]
         return json.dumps(data)
 
     @classmethod
@@ -100,7 +104,8 @@ class Description:
             new = cls(slim=slims, **data)
         except (json.JSONDecodeError, AttributeError, KeyError, TypeError) as error:
             raise ValueError(f"its description of the net is not understood: {error}") from None
-        if not all(isinstance(part, dict) for part in (new.ternary, new.schemes, new.packed, new.tied)):
+        parts = (new.ternary, new.schemes, new.packed, new.tied)
+        if not all(isinstance(part, dict) for part in parts) or not isinstance(new.coded, str | None):
             raise ValueError("its description of the net is not understood")
         return new
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from dataclasses import replace
+from typing import Any, Literal, TypeVar, get_args
 
 import torch
 from torch import Tensor, nn
@@ -14,18 +15,20 @@ from dynkern import tensorfile
 from dynkern.description import Description, twin
 from dynkern.nn import schemes
 from dynkern.nn.dynamic import device_of
-from dynkern.nn.packed import PackedTernaryConv2d, PackedTernaryLinear, make_packed
+from dynkern.nn.packed import PackedTernary, PackedTernaryConv2d, PackedTernaryLinear, make_packed
 from dynkern.nn.ternary import make_ternary
 from dynkern.ops.ternary_weight import TernaryWeight
+from dynkern.ternary import coded
 from dynkern.ternary.convert import TERNARIZABLE
 from dynkern.ternary.growth import Growth
 
 M = TypeVar("M", bound=nn.Module)
+Codec = Literal["2bit", "entropy"]
 _PACKABLE = (*TERNARIZABLE, PackedTernaryConv2d, PackedTernaryLinear)
 _SHOWN = 5
 
 
-def save(net: nn.Module, path: str | os.PathLike[str]) -> None:
+def save(net: nn.Module, path: str | os.PathLike[str], *, codec: Codec = "2bit") -> None:
     """Write the ``state_dict`` of ``net`` to a safetensors file, and what :func:`load` must know to rebuild its layers.
 
     The file appears whole or not at all: an error or a crash leaves what was there before. Hooks, optimisers and the
@@ -34,16 +37,29 @@ def save(net: nn.Module, path: str | os.PathLike[str]) -> None:
     Args:
         net: any module; it may be slim, and its layers ternary or packed. Tied tensors are stored once.
         path: the file, replaced if it exists.
+        codec: how packed layers are written: ``"2bit"`` (2 bits a weight) or ``"entropy"``, within 5 % of the weights'
+            entropy (see :mod:`dynkern.ternary.coded`), which takes the optional extra ``dynkern[entropy]`` here and
+            where the file is loaded. The network that comes back is the same, bit for bit.
 
     Raises:
-        ValueError: the state holds something else than dense tensors with values, or the sub-nets were not made by
-            :func:`dynkern.slim`.
+        ImportError: ``codec="entropy"``, and the coder library is not installed.
+        ValueError: ``codec`` is neither of them, the state holds something else than dense tensors with values, or the
+            sub-nets were not made by :func:`dynkern.slim`.
         TypeError: ``net`` is no module.
         OSError: the file cannot be written.
     """
     _check_module("net", net)
+    if codec not in get_args(Codec):
+        raise ValueError(f"codec: expected one of {', '.join(get_args(Codec))}, got {codec!r}")
     tensors, tied = tensorfile.distinct(net.state_dict())
-    tensorfile.write(path, tensors, Description.of(net, tied).to_json(), dynkern.__version__)
+    description = Description.of(net, tied)
+    if codec == "entropy":
+        weights = _packed(tensors, description)
+        description = replace(description, coded=tensorfile.checksum(weights, {}))
+        for name, shape in _shapes(weights, description).items():
+            data = coded.encode(TernaryWeight(weights[name], shape))
+            tensors[name] = torch.frombuffer(bytearray(data), dtype=torch.uint8) if data else weights[name].new_empty(0)
+    tensorfile.write(path, tensors, description.to_json(), dynkern.__version__)
 
 
 def load(model: M, path: str | os.PathLike[str]) -> M:
@@ -60,6 +76,7 @@ def load(model: M, path: str | os.PathLike[str]) -> M:
     Raises:
         ValueError: the file is damaged, of another kind or version, or does not fit ``model``; the message names the
             file and says what.
+        ImportError: the file is entropy-coded, and the coder library is not installed.
         TypeError: ``model`` is no module.
         OSError: the file cannot be read.
     """
@@ -67,6 +84,8 @@ def load(model: M, path: str | os.PathLike[str]) -> M:
     try:
         tensors, text = tensorfile.read(path)
         description = Description.from_json(text)
+        if description.coded is not None:
+            tensors = _decoded(tensors, description, model)
         state = {**tensors, **{name: _entry(tensors, other) for name, other in description.tied.items()}}
         # All that may fail is done to a copy first.
         _check(_convert(twin(model), state, description), state)
@@ -74,6 +93,36 @@ def load(model: M, path: str | os.PathLike[str]) -> M:
         raise ValueError(f"{os.fspath(path)}: {error}") from error
     _convert(model, state, description).load_state_dict(state)
     return model.eval()
+
+
+def _packed(tensors: Mapping[str, Tensor], description: Description) -> dict[str, Tensor]:
+    """The codes of packed layers; tied ones once, as in the file."""
+    names = (f"{layer}.packed" for layer in description.packed)
+    return {name: _entry(tensors, name) for name in names if name not in description.tied}
+
+
+def _shapes(weights: Mapping[str, Tensor], description: Description) -> dict[str, list[int]]:
+    return {name: description.packed[name.removesuffix(".packed")] for name in weights}
+
+
+def _decoded(tensors: Mapping[str, Tensor], description: Description, model: nn.Module) -> dict[str, Tensor]:
+    """The tensors with 2 bits a weight; ``ValueError`` if they are not those that were coded."""
+    weights = _packed(tensors, description)
+    for name, shape in _shapes(weights, description).items():
+        layer = _layer(model, name.removesuffix(".packed"), _PACKABLE)
+        fitting = layer.shape if isinstance(layer, PackedTernary) else tuple(layer.weight.shape)
+        # Before a damaged shape makes room for more weights than there can be.
+        if list(fitting) != shape:
+            raise ValueError(f"{name}: expected weights of shape {tuple(fitting)}, got {shape}")
+        try:
+            if weights[name].dtype != torch.uint8:
+                raise TypeError(f"coded: expected bytes, got {weights[name].dtype}")
+            weights[name] = coded.decode(weights[name].numpy().tobytes(), shape)
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{name}: {error}") from error
+    if tensorfile.checksum(weights, {}) != description.coded:
+        raise ValueError("damaged: the checksum of the decoded weights does not match")
+    return {**tensors, **weights}
 
 
 def _convert(net: M, state: Mapping[str, Tensor], description: Description) -> M:
