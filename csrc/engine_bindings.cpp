@@ -64,10 +64,23 @@ size_t add_quantized(Store& store, py::handle weight) {
       QuantizedWeight(static_cast<const int16_t*>(t.data), t.size[0], t.size[1], taps));
 }
 
-int add_value(Program& p, int channels, int height, int width, const std::string& element, int zero) {
+size_t add_codes(Store& store, py::handle packed_, const std::vector<int64_t>& shape) {
+  Tensor packed;
+  int64_t taps = 1;
+  for (size_t i = 2; i < shape.size(); ++i) taps *= shape[i];
+  if (shape.size() != 4 || !read(packed_, Torch::get().uint8, 2, packed) || !contiguous(packed) ||
+      packed.size[0] != shape[0] || packed.size[1] != packed_row_bytes(shape[1] * taps)) {
+    throw std::invalid_argument("packed: expected contiguous uint8 codes of that shape on the CPU");
+  }
+  return store.add_codes(TernaryCodes(static_cast<const uint8_t*>(packed.data), shape[0], shape[1], taps));
+}
+
+int add_value(Program& p, int channels, int height, int width, const std::string& element, int zero,
+              int across, int left) {
   constexpr std::array<const char*, 3> kElements = {"float32", "uint8", "int16"};
   for (size_t i = 0; i < kElements.size(); ++i) {
-    if (element == kElements[i]) return p.add_value(channels, height, width, static_cast<Element>(i), zero);
+    if (element == kElements[i])
+      return p.add_value(channels, height, width, static_cast<Element>(i), zero, across, left);
   }
   throw std::invalid_argument("element: unknown kind '" + element + "'");
 }
@@ -137,6 +150,7 @@ std::array<int64_t, 3> weight_shape(const Program& p, size_t id) {
     return {w->shape[0], w->shape[1], w->shape.size() == 4 ? w->shape[2] * w->shape[3] : 1};
   }
   if (const QuantizedWeight* w = p.store().quantized(id)) return {w->outputs(), w->inputs(), w->taps()};
+  if (const TernaryCodes* w = p.store().codes(id)) return {w->outputs(), w->inputs(), w->taps()};
   const TernaryLists* lists = p.store().ternary(id);
   return {lists->outputs(), lists->inputs(), lists->taps()};
 }
@@ -167,7 +181,7 @@ void linear(Program& p, int x, int y, size_t weight, const Index& in_index, cons
             const StepEpilogue& epilogue) {
   const auto shape = weight_shape(p, weight);
   if (!value(p, x).features() || !value(p, y).features() || shape[2] != 1 ||
-      p.store().quantized(weight) != nullptr) {
+      p.store().quantized(weight) != nullptr || p.store().codes(weight) != nullptr) {
     throw std::invalid_argument("linear: expected features");
   }
   check_index(in_index, value(p, x).channels, shape[1], "in_index");
@@ -301,6 +315,7 @@ void bind_engine(py::module_& m) {
       .def("add_dense", add_dense)
       .def("add_ternary", add_ternary)
       .def("add_quantized", add_quantized)
+      .def("add_codes", add_codes)
       .def_property_readonly("weight_bytes", &Store::weight_bytes);
   py::class_<Program>(m, "Program")
       .def(py::init<std::shared_ptr<Store>>())

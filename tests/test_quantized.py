@@ -105,11 +105,12 @@ class TestNetworks:
             y = compiled(net, ranges, bits, x)(x)
             torch.testing.assert_close(y, right, rtol=0, atol=bound * float(right.abs().max()))
 
-    def test_packed_ternary_layers_stay_as_they_are(self) -> None:
+    def test_packed_ternary_layers_become_integers_of_8_bits(self) -> None:
         net = dk.pack(dk.ternarize(settled(dk.models.resnet_binary(inflate=1), IMAGE), delta=0.02))
         ranges = dk.quantize.calibrate(net, [torch.randn(4, *IMAGE)])
-        steps = [step["step"] for step in compiled(net, ranges, 8, torch.randn(1, *IMAGE)).describe().steps]
-        assert any("ternary" in step for step in steps)
+        for bits, kind in ((8, "int8"), (16, "ternary")):
+            steps = [step["step"] for step in compiled(net, ranges, bits, torch.randn(1, *IMAGE)).describe().steps]
+            assert all(step.startswith(kind) for step in steps if "conv2d" in step)
 
 
 @pytest.mark.parametrize("bits", BITS)

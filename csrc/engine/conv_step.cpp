@@ -173,6 +173,7 @@ int split_padding(const ConvSpec& spec, const Value& x) {
 
 std::unique_ptr<Step> make_conv2d(const ConvSpec& spec, Program& program) {
   if (program.store().quantized(spec.weight) != nullptr) return make_quantized_conv2d(spec, program);
+  if (program.store().codes(spec.weight) != nullptr) return make_ternary_bytes(spec, program);
   const Value& x = program.values()[static_cast<size_t>(spec.x)];
   const Value& y = program.values()[static_cast<size_t>(spec.y)];
   if (is_depthwise(spec, x, program.store()) && direct_padding(spec, x, y, program.store()) >= 0) {

@@ -74,6 +74,7 @@ std::unique_ptr<Step> make_dense_conv2d(const ConvSpec& spec, Program& program);
 std::unique_ptr<Step> make_channel_conv2d(const ConvSpec& spec, Program& program);
 std::unique_ptr<Step> make_winograd_conv2d(const ConvSpec& spec, Program& program);
 std::unique_ptr<Step> make_quantized_conv2d(const ConvSpec& spec, Program& program);
+std::unique_ptr<Step> make_ternary_bytes(const ConvSpec& spec, Program& program);
 std::unique_ptr<Step> make_ternary_conv2d(const ConvSpec& spec, Program& program);
 
 }  // namespace dynkern::engine

@@ -17,13 +17,22 @@ namespace dynkern::engine {
 struct Layout {
   int height, width, pad;
   uint32_t fill = 0;
+  // 0: planes. Else the channels of a pixel are neighbours, in so many words, and there is one plane of
+  // pixels.
+  int pixel_words = 0;
+  // How pixels hold their neighbours, in which part of the padding lies: the channels of each, and how many
+  // are before the pixel itself; 0 if they do not.
+  int held_channels = 0, held_before = 0;
 
   int pitch() const { return width + pad; }
   int64_t origin() const { return static_cast<int64_t>(pad) * pitch() + pad; }
+  // Words before pixel (0, 0).
+  int64_t first_word() const { return origin() * (pixel_words > 0 ? pixel_words : 1); }
   int64_t channel() const { return static_cast<int64_t>(height + 2 * pad) * pitch() + pad; }
   bool same_size(const Layout& other) const { return height == other.height && width == other.width; }
   bool operator==(const Layout& other) const {
-    return same_size(other) && pad == other.pad && fill == other.fill;
+    return same_size(other) && pad == other.pad && fill == other.fill && pixel_words == other.pixel_words &&
+           held_channels == other.held_channels && held_before == other.held_before;
   }
 };
 

@@ -227,6 +227,9 @@ std::unique_ptr<Step> make_adaptive_average(int x, int y, Program& program) {
 std::unique_ptr<Step> make_pointwise(int x, int y, const StepEpilogue& epilogue, Program& program) {
   const bool from_words = program.values()[static_cast<size_t>(x)].element != Element::kFloat;
   const bool to_words = program.values()[static_cast<size_t>(y)].element != Element::kFloat;
+  const std::vector<Value>& values = program.values();
+  if (values[static_cast<size_t>(x)].across > 0) return make_from_bytes(x, y, epilogue, program);
+  if (values[static_cast<size_t>(y)].across > 0) return make_to_bytes(x, y, epilogue, program);
   if (from_words) return make_dequantize(x, y, epilogue, program);
   if (to_words) return make_quantize(x, y, epilogue, program);
   return std::make_unique<PointwiseStep>(x, y, epilogue, program);

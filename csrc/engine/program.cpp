@@ -12,12 +12,22 @@
 
 namespace dynkern::engine {
 
-int Program::add_value(int channels, int height, int width, Element element, int zero) {
+int Program::add_value(int channels, int height, int width, Element element, int zero, int across, int left) {
   if (channels < 1 || height < 1 || width < 1) throw std::invalid_argument("value: expected positive sizes");
   if (zero < 0 || zero > (element == Element::kUint8 ? 255 : 0)) {
     throw std::invalid_argument("value: zero point out of range");
   }
-  values_.push_back({channels, {height, width, 0, 0x01010101u * static_cast<uint32_t>(zero)}, element});
+  if (across < 0 || left < 0 || left >= std::max(across, 1) || (across > 0 && element != Element::kUint8)) {
+    throw std::invalid_argument("value: pixels side by side are bytes, and one of them is the pixel itself");
+  }
+  // Whole lines of the cache.
+  const int pixel_words = static_cast<int>((int64_t{across} * channels + 63) / 64 * 16);
+  const uint32_t fill = 0x01010101u * static_cast<uint32_t>(zero);
+  values_.push_back({channels,
+                     {height, width, 0, fill, pixel_words, across > 1 ? channels : 0, across > 1 ? left : 0},
+                     element,
+                     across,
+                     left});
   pads_.try_emplace({height, width}, 0);
   return static_cast<int>(values_.size()) - 1;
 }
@@ -26,6 +36,8 @@ void Program::add_conv2d(ConvSpec spec) {
   const Value &x = values_.at(static_cast<size_t>(spec.x)), &y = values_.at(static_cast<size_t>(spec.y));
   int& pad = pads_[{x.layout.height, x.layout.width}];
   pad = std::max({pad, direct_padding(spec, x, y, *store_), split_padding(spec, x)});
+  // Bytes are always read in place.
+  if (x.across > 0) pad = std::max({pad, spec.window.top, spec.window.left, spec.bottom, spec.right});
   makers_.push_back([spec = std::move(spec)](Program& p) { return make_conv2d(spec, p); });
 }
 
@@ -97,6 +109,9 @@ void Program::check_elements(const Step& step) const {
   for (int v : used) {
     if (values_[static_cast<size_t>(v)].element != Element::kFloat && !step.takes_words()) {
       throw std::invalid_argument(step.describe() + ": it takes no quantised values");
+    }
+    if (values_[static_cast<size_t>(v)].across > 0 && !step.takes_bytes()) {
+      throw std::invalid_argument(step.describe() + ": it takes no bytes whose channels are neighbours");
     }
   }
 }
@@ -197,7 +212,8 @@ void Program::resolve(Arena& arena, float** values) const {
   for (size_t v = 0; v < values_.size(); ++v) {
     const Value& value = values_[v];
     if (slots_[v] == kNoSlot) continue;
-    values[v] = arena.slot(layout_ids_[v], value.layout, slots_[v], slot_planes_[v]) + value.layout.origin();
+    values[v] =
+        arena.slot(layout_ids_[v], value.layout, slots_[v], slot_planes_[v]) + value.layout.first_word();
   }
 }
 

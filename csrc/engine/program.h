@@ -62,7 +62,9 @@ class Program {
   explicit Program(std::shared_ptr<Store> store) : store_(std::move(store)) {}
 
   // `zero`: the zero point of a value of kUint8.
-  int add_value(int channels, int height, int width, Element element = Element::kFloat, int zero = 0);
+  // `across`, `left`: see Value; 0 for planes.
+  int add_value(int channels, int height, int width, Element element = Element::kFloat, int zero = 0,
+                int across = 0, int left = 0);
   void add_conv2d(ConvSpec spec);
   void add_linear(LinearSpec spec);
   void add_pool2d(PoolSpec spec);

@@ -17,9 +17,17 @@ struct Value {
   int channels;
   Layout layout;
   Element element = Element::kFloat;
+  // Of bytes whose channels are neighbours: each pixel holds so many pixels of its row, from the one `left`
+  // before it on. A convolution reads the patch under a pixel in fewer pieces then.
+  int across = 0, left = 0;
 
   int per_word() const { return channels_of_word(element); }
-  int planes() const { return (channels + per_word() - 1) / per_word(); }
+  int planes() const {
+    return layout.pixel_words > 0 ? layout.pixel_words : (channels + per_word() - 1) / per_word();
+  }
+  int64_t pixel_bytes() const { return int64_t{4} * layout.pixel_words; }
+  // Where the channels of a pixel lie in it.
+  int64_t own() const { return static_cast<int64_t>(left) * channels; }
   // The zero point of a quantised value.
   int zero() const { return element == Element::kUint8 ? static_cast<int>(layout.fill & 255) : 0; }
   bool features() const { return layout.height == 1 && layout.width == 1; }
@@ -75,6 +83,7 @@ class Step {
   virtual std::vector<int> reads() const = 0;  // values
   virtual int writes() const = 0;
   virtual bool takes_words() const { return false; }  // whether values may be quantised
+  virtual bool takes_bytes() const { return false; }  // and may be bytes whose channels are neighbours
 
   // Whether one thread can compute some output channels alone, by run_channels; and whether it then reads
   // only those channels of its first value.

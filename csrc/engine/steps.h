@@ -32,6 +32,9 @@ std::unique_ptr<Step> make_concat(const std::vector<int>& xs, int y, Program& pr
 std::unique_ptr<Step> make_crop(const CropSpec& spec, Program& program);
 std::unique_ptr<Step> make_quantize(int x, int y, const StepEpilogue& epilogue, Program& program);
 std::unique_ptr<Step> make_dequantize(int x, int y, const StepEpilogue& epilogue, Program& program);
+// The same to and from bytes whose channels are neighbours.
+std::unique_ptr<Step> make_to_bytes(int x, int y, const StepEpilogue& epilogue, Program& program);
+std::unique_ptr<Step> make_from_bytes(int x, int y, const StepEpilogue& epilogue, Program& program);
 std::unique_ptr<Step> make_quantized_max_pool(const PoolSpec& spec, Program& program);
 std::unique_ptr<Step> make_quantized_crop(const CropSpec& spec, Program& program);
 std::unique_ptr<Step> make_flatten(int x, int y, Program& program);

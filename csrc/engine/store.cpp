@@ -66,7 +66,7 @@ size_t Store::add_dense(const float* values, std::vector<int64_t> shape) {
   weight->plain = AlignedFloats(static_cast<size_t>(count(shape)));
   std::copy_n(values, weight->plain.size(), weight->plain.data());
   weight->shape = std::move(shape);
-  weights_.push_back({std::move(weight), nullptr, nullptr});
+  weights_.push_back({std::move(weight), nullptr, nullptr, nullptr});
   return weights_.size() - 1;
 }
 
@@ -115,12 +115,17 @@ const float* Store::packed(size_t id) {
 }
 
 size_t Store::add_ternary(TernaryLists lists) {
-  weights_.push_back({nullptr, std::make_unique<TernaryLists>(std::move(lists)), nullptr});
+  weights_.push_back({nullptr, std::make_unique<TernaryLists>(std::move(lists)), nullptr, nullptr});
   return weights_.size() - 1;
 }
 
 size_t Store::add_quantized(QuantizedWeight weight) {
-  weights_.push_back({nullptr, nullptr, std::make_unique<QuantizedWeight>(std::move(weight))});
+  weights_.push_back({nullptr, nullptr, std::make_unique<QuantizedWeight>(std::move(weight)), nullptr});
+  return weights_.size() - 1;
+}
+
+size_t Store::add_codes(TernaryCodes codes) {
+  weights_.push_back({nullptr, nullptr, nullptr, std::make_unique<TernaryCodes>(std::move(codes))});
   return weights_.size() - 1;
 }
 
@@ -141,6 +146,7 @@ int64_t Store::weight_bytes() const {
     }
     if (w.ternary) bytes += w.ternary->bytes();
     if (w.quantized) bytes += w.quantized->bytes();
+    if (w.codes) bytes += w.codes->bytes();
   }
   return bytes;
 }

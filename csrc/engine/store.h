@@ -11,6 +11,7 @@
 #include "engine/layout.h"
 #include "ops/quantized_conv2d/weight.h"
 #include "ops/ternary/lists.h"
+#include "ops/ternary_bytes/layout.h"
 
 namespace dynkern::engine {
 
@@ -37,11 +38,14 @@ class Store {
   size_t add_dense(const float* values, std::vector<int64_t> shape);
   size_t add_ternary(TernaryLists lists);
   size_t add_quantized(QuantizedWeight weight);
+  size_t add_codes(TernaryCodes codes);
 
   // Null if that weight is of another kind.
   const DenseWeight* dense(size_t id) const { return weights_.at(id).dense.get(); }
   const TernaryLists* ternary(size_t id) const { return weights_.at(id).ternary.get(); }
   const QuantizedWeight* quantized(size_t id) const { return weights_.at(id).quantized.get(); }
+
+  const TernaryCodes* codes(size_t id) const { return weights_.at(id).codes.get(); }
 
   // The values of a dense weight, as they came. Valid as long as the store.
   const float* plain(size_t id);
@@ -66,6 +70,7 @@ class Store {
     std::unique_ptr<DenseWeight> dense;
     std::unique_ptr<TernaryLists> ternary;
     std::unique_ptr<QuantizedWeight> quantized;
+    std::unique_ptr<TernaryCodes> codes;
   };
   std::vector<Weight> weights_;
   std::vector<Layout> layouts_;

@@ -40,6 +40,7 @@ namespace {
 #include "ops/ternary/kernel-inl.h"
 #include "ops/ternary_int8/ends-inl.h"
 #include "ops/ternary_int8/sums-inl.h"
+#include "ops/ternary_bytes/kernel-inl.h"
 #include "ops/winograd/kernel-inl.h"
 #include "ops/channel_winograd/kernel-inl.h"
 

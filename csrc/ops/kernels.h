@@ -15,6 +15,7 @@
 #include "ops/sliced_linear/kernel.h"
 #include "ops/split_planes/kernel.h"
 #include "ops/ternary/kernel.h"
+#include "ops/ternary_bytes/kernel.h"
 #include "ops/ternary_int8/kernel.h"
 #include "ops/winograd/kernel.h"
 
@@ -34,6 +35,9 @@
   X(ternary_lookup, TernaryLookupRun)          \
   X(ternary_short_lists, TernaryShortListsRun) \
   X(ternary_finish, TernaryFinish)             \
+  X(ternary_bytes, TernaryBytes)               \
+  X(bytes_of_planes, BytesOfPlanes)            \
+  X(planes_of_bytes, PlanesOfBytes)            \
   X(greatest_magnitude, GreatestMagnitude)     \
   X(quantize_row, QuantizeRow)                 \
   X(quantize_image_row, QuantizeImageRow)      \

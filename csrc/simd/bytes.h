@@ -91,6 +91,34 @@ inline void add_lookup(Words16& sum, const LookupIndex& i, const uint8_t* low, c
 }
 #endif
 
+// The same with places that are not used (kNoInput), and tables at any address.
+#if defined(__AVX512VBMI__)
+struct WindowIndex {
+  __m512i index, signs;
+  explicit WindowIndex(const uint8_t* p) : index(_mm512_load_si512(p)) {
+    const __m512i ones =
+        _mm512_mask_blend_epi8(_mm512_movepi8_mask(index), _mm512_set1_epi8(1), _mm512_set1_epi8(-1));
+    signs = _mm512_maskz_mov_epi8(_mm512_cmpneq_epi8_mask(index, _mm512_set1_epi8(-1)), ones);
+  }
+};
+inline void add_window(Words16& sum, const WindowIndex& i, const uint8_t* low, const uint8_t* high) {
+  const __m512i x = _mm512_permutex2var_epi8(_mm512_loadu_si512(low), i.index, _mm512_loadu_si512(high));
+  sum = (Words16)_mm512_dpbusd_epi32((__m512i)sum, x, i.signs);
+}
+#else
+struct WindowIndex {
+  const uint8_t* index;
+  explicit WindowIndex(const uint8_t* p) : index(p) {}
+};
+inline void add_window(Words16& sum, const WindowIndex& i, const uint8_t* low, const uint8_t* high) {
+  for (int j = 0; j < 64; ++j) {
+    if (i.index[j] == kNoInput) continue;
+    const int at = i.index[j] & 127, x = at < 64 ? low[at] : high[at - 64];
+    sum[j / 4] += i.index[j] < 128 ? x : -x;
+  }
+}
+#endif
+
 // 64 bytes put together from parts of memory. Only bytes whose bit is set are read.
 #if defined(__AVX512BW__)
 struct Block {

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from dynkern.engine.plan import Epilogue, Pointwise, Step, Value
-from dynkern.engine.quantized_weight import QuantizedWeight
+from dynkern.engine.quantized_weight import QuantizedWeight, SkippingWeight
 from dynkern.ops import TernaryWeight
 
-WeightTensor = Tensor | TernaryWeight | QuantizedWeight
+WeightTensor = Tensor | TernaryWeight | QuantizedWeight | SkippingWeight
 
 
 class LoweringError(ValueError):

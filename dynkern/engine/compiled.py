@@ -38,9 +38,9 @@ def compile(
         threads: how many each call uses; those of ``torch.get_num_threads()`` at the call by default.
         int8: compute convolutions in integers of 8 bits, with these ranges of activations, or (True) with those that
             :func:`dynkern.quantize.calibrate` measured last on ``net``. Weights are symmetric with a scale for each
-            output channel, activations have a scale and a zero point each, for each sub-net. What else there is
-            (grouped convolutions, linear layers, pooling) stays in float32.
-        int16: the same with integers of 16 bits.
+            output channel (ternary ones stay as they are), activations have a scale and a zero point each, for each
+            sub-net. What else there is (grouped convolutions, linear layers, pooling) stays in float32.
+        int16: the same with integers of 16 bits; ternary layers stay in float32.
         fallback: torch runs an operator that the engine does not have, between native programs, with its own threads.
             A line in the log names it once, and ``describe()`` shows it; with ``DYNKERN_STRICT=1`` it is an error.
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from dynkern import _C
 from dynkern.engine import plan as ir
 from dynkern.engine.builder import WeightTensor
-from dynkern.engine.quantized_weight import QuantizedWeight
+from dynkern.engine.quantized_weight import QuantizedWeight, SkippingWeight
 from dynkern.ops import TernaryWeight
 
 
@@ -19,8 +19,8 @@ class Store:
     """Copies of a network's weights, shared by the programs of all its sub-nets.
 
     Args:
-        tensors: by name: dense float32 tensors (O, I / groups, kh, kw) or (O, I), or ternary or quantised
-            weights of that shape.
+        tensors: by name: dense float32 tensors (O, I / groups, kh, kw) or (O, I), or ternary, skipping or
+            quantised weights of that shape.
     """
 
     def __init__(self, tensors: Mapping[str, WeightTensor]) -> None:
@@ -30,6 +30,8 @@ class Store:
         for name, weight in tensors.items():
             if isinstance(weight, TernaryWeight):
                 self.ids[name] = self.native.add_ternary(weight.packed.contiguous(), weight.shape)
+            elif isinstance(weight, SkippingWeight):
+                self.ids[name] = self.native.add_codes(weight.ternary.packed.contiguous(), weight.shape)
             elif isinstance(weight, QuantizedWeight):
                 self.ids[name] = self.native.add_quantized(weight.values)
             else:
@@ -60,7 +62,8 @@ class Program:
         self.native = _C.Program(store.native)
         for value in plan.values:
             element = value.element
-            self.native.value(value.channels, value.height, value.width, element.kind, element.zero)
+            shape = (value.channels, value.height, value.width)
+            self.native.value(*shape, element.kind, element.zero, element.across, element.left)
         for step in plan.steps:
             _ADD[type(step)](self.native, store, step)
         self.native.finish([plan.input] if inputs is None else inputs, [plan.output] if outputs is None else outputs)

@@ -19,11 +19,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Element:
-    """What an activation is made of: floats, or integers ``q`` that mean ``scale * (q - zero)``."""
+    """What an activation is made of: floats, or integers ``q`` that mean ``scale * (q - zero)``.
+
+    ``across`` and ``left`` say how uint8 lie in memory: 0 for planes, or channels are neighbours and each pixel holds
+    ``across`` pixels of its row, from the one ``left`` before it on.
+    """
 
     kind: str = "float32"  # float32, uint8 or int16
     scale: float = 1.0
     zero: int = 0  # of uint8; int16 is symmetric
+    across: int = 0
+    left: int = 0
 
     @property
     def quantized(self) -> bool:
@@ -82,7 +88,8 @@ class Conv2d:
     """Convolution; ``geometry`` as in :mod:`dynkern.ops.arguments`, ``groups`` the active ones.
 
     The store's weight is dense (O, I / groups, kh, kw) or a ternary weight of that shape (its scale: see the epilogue),
-    or, for a quantised ``x`` and one group, a quantised weight, whose zero points take part in no sum.
+    or, for a quantised ``x`` and one group, a quantised weight, whose zero points take part in no sum; for bytes whose
+    channels are neighbours it is a :class:`~dynkern.engine.quantized_weight.SkippingWeight`.
     """
 
     x: int

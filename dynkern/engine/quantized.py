@@ -1,7 +1,10 @@
 """Plans of integers: convolutions on quantised activations, and what takes floats to integers and back.
 
-Convolutions of one group with dense weights are quantised, and what only moves their activations about (crops, maxima);
-all else stays in floats. An activation is quantised by the step that computes it where a convolution reads it.
+Convolutions of one group are quantised, and what only moves their activations about (crops, maxima); all else stays in
+floats. An activation is quantised by the step that computes it where a convolution reads it.
+
+Integers lie in one of two forms: planes of words for dense convolutions, crops and maxima; and for ternary ones that
+skip zeros bytes whose channels are neighbours. Between the two forms a value goes through floats.
 """
 
 from __future__ import annotations
@@ -19,7 +22,9 @@ from dynkern.engine.fuse import reads
 from dynkern.engine.lower import Lowered
 from dynkern.engine.plan import Activation, Conv2d, Crop, Element, Epilogue, Plan, Pointwise, Pool2d, Step, Value
 from dynkern.engine.plan import Weight as Slice
-from dynkern.engine.quantized_weight import LARGEST, QuantizedWeight
+from dynkern.engine.quantized_weight import LARGEST, QuantizedWeight, SkippingWeight
+from dynkern.ops import TernaryWeight
+from dynkern.ops.break_even import skips_in_place
 
 Bounds = tuple[float, float]  # the least and the largest entry of an activation
 
@@ -30,6 +35,13 @@ MOST_PRODUCTS = (2**31 - 1) // (255 * 128)
 # A unit below this is none: what is so small is zero.
 LEAST_UNIT = 1e-30
 FLOAT = Element()
+# The form of an activation: planes of words, or the pixels that each pixel holds and where its own is among them.
+Form = tuple[int, int]
+PLANES: Form = (0, 0)
+# Bytes whose channels are neighbours are read in lines of so many.
+LINE = 64
+# The most padding that the engine keeps around values.
+MOST_PADDING = 3
 
 
 def element_of(bounds: Bounds, bits: int) -> Element:
@@ -60,7 +72,9 @@ class _Quantizing:
         self.steps: list[Step] = []
         # Where the values of the old plan are in the new one.
         self.floats: dict[int, int] = {}
-        self.integers: dict[int, int] = {}
+        self.integers: dict[tuple[int, Form], int] = {}
+        self.skipping = {s.weight.name for s in self.old.steps if isinstance(s, Conv2d) and self._skips(s)}
+        self.byte_forms = {v: self._byte_form(v) for v in range(len(self.old.values))}
         self.wanted = self._wanted()
 
     def run(self) -> Lowered:
@@ -69,30 +83,64 @@ class _Quantizing:
         for step in plan.steps:
             if isinstance(step, Conv2d) and self._is_integer(step):
                 self._conv2d(step)
-            elif _moves(step) and step.y in self.wanted:
+            elif _moves(step) and (step.y, PLANES) in self.wanted:
                 self._moved(step)
             elif isinstance(step, Pointwise) and self._quantizes(step):
-                self._quantize(step.x, step.y, step.epilogue)
+                for form in sorted(form for value, form in self.wanted if value == step.y):
+                    self._quantize(step.x, step.y, step.epilogue, form)
             else:
                 self._unchanged(step)
         output = self._float(plan.output)
         new = Plan(self.floats[plan.input], output, plan.output_dims, self.values, self.steps)
         return Lowered(new, self.new_weights)
 
-    def _wanted(self) -> set[int]:
-        """The values that some step reads as integers."""
-        wanted: set[int] = set()
+    def _wanted(self) -> set[tuple[int, Form]]:
+        """The values that some step reads as integers, and their forms."""
+        wanted: set[tuple[int, Form]] = set()
         for step in reversed(self.old.steps):
-            if (isinstance(step, Conv2d) and self._is_integer(step)) or (_moves(step) and step.y in wanted):
-                wanted.update(reads(step))
+            if isinstance(step, Conv2d) and self._is_integer(step):
+                wanted.update((v, self._form(step, v)) for v in reads(step))
+            elif _moves(step) and (step.y, PLANES) in wanted:
+                wanted.update((v, PLANES) for v in reads(step))
         return wanted
 
     def _is_integer(self, step: Conv2d) -> bool:
         weight = self.weights[step.weight.name]
-        if not isinstance(weight, Tensor) or step.groups > 1:
+        if step.groups > 1 or not isinstance(weight, (Tensor, TernaryWeight)):
+            return False
+        if isinstance(weight, TernaryWeight) and self.bits == 16:
             return False
         inputs, height, width = weight.shape[1:]
         return self.bits == 16 or -(-inputs // 4) * 4 * height * width <= MOST_PRODUCTS
+
+    def _skips(self, step: Conv2d) -> bool:
+        """True if ``step`` reads bytes whose channels are neighbours."""
+        weight, x = self.weights[step.weight.name], self.old.values[step.x]
+        padding = max(step.geometry[2:6])
+        fits = padding <= (0 if x.height == x.width == 1 else MOST_PADDING)
+        return isinstance(weight, TernaryWeight) and self._is_integer(step) and fits and skips_in_place(weight.sparsity)
+
+    def _form(self, step: Conv2d, value: int) -> Form:
+        """The form in which ``step`` reads or writes ``value``."""
+        return self.byte_forms[value] if step.weight.name in self.skipping else PLANES
+
+    def _byte_form(self, value: int) -> Form:
+        """How pixels of ``value`` lie as bytes: three side by side where that fills lines better."""
+        channels = self.old.values[value].channels
+        readers = [
+            s for s in self.old.steps if isinstance(s, Conv2d) and s.x == value and s.weight.name in self.skipping
+        ]
+        if -channels % LINE * 16 <= channels:
+            return 1, 0
+        for step in readers:
+            width, (left, right), dilation = (
+                self.weights[step.weight.name].shape[3],
+                step.geometry[4:6],
+                step.geometry[7],
+            )
+            if width == 3 and left == right == 1 and dilation == 1:
+                return 3, 1
+        return 1, 0
 
     def _quantizes(self, step: Pointwise) -> bool:
         """True if ``step`` can write integers, and nothing wants its floats."""
@@ -102,23 +150,29 @@ class _Quantizing:
         return integers and plain and step.y != self.old.output
 
     def _conv2d(self, step: Conv2d) -> None:
-        x = self._integer(step.x)
-        residual = None if step.epilogue.residual is None else self._integer(step.epilogue.residual)
+        x = self._integer(step.x, self._form(step, step.x))
+        residual = step.epilogue.residual
+        if residual is not None:
+            residual = self._integer(residual, self._form(step, residual))
         weight, scale = self._weight(step)
-        folds = step.y in self.wanted and _folds(step.epilogue.activation)
-        element = element_of(self.bounds[step.y], self.bits) if folds else FLOAT
+        form = self._form(step, step.y)
+        folds = (step.y, form) in self.wanted and _folds(step.epilogue.activation)
+        element = self._element(step.y, form) if folds else FLOAT
         y = self._value(replace(self.old.values[step.y], element=element))
         before = None if residual is None else self.values[residual].element
         scale = scale * self.values[x].element.scale
         epilogue = _folded(step.epilogue, scale, element, residual, before)
         self.steps.append(replace(step, x=x, y=y, weight=weight, epilogue=epilogue))
-        (self.integers if folds else self.floats)[step.y] = y
+        if folds:
+            self.integers[step.y, form] = y
+        else:
+            self.floats[step.y] = y
 
     def _moved(self, step: Crop | Pool2d) -> None:
-        x = self._integer(step.x)
+        x = self._integer(step.x, PLANES)
         y = self._value(replace(self.old.values[step.y], element=self.values[x].element))
         self.steps.append(replace(step, x=x, y=y))
-        self.integers[step.y] = y
+        self.integers[step.y, PLANES] = y
 
     def _unchanged(self, step: Step) -> None:
         number = {v: self._float(v) for v in reads(step)}
@@ -143,8 +197,10 @@ class _Quantizing:
         """
         w = step.weight
         full = self.weights[w.name]
-        if not isinstance(full, Tensor):
-            raise TypeError(f"weight {w.name!r}: expected a dense one")
+        if isinstance(full, (QuantizedWeight, SkippingWeight)):
+            raise TypeError(f"weight {w.name!r}: expected floats or ternary")
+        ternary = isinstance(full, TernaryWeight)
+        full = full.signs() if isinstance(full, TernaryWeight) else full
         name = f"{w.name}:int{self.bits}"
         if w.out_index is not None or w.in_index is not None:
             if w.out_index is not None:
@@ -152,28 +208,38 @@ class _Quantizing:
             if w.in_index is not None:
                 full = full[:, list(w.in_index)]
             name += ":" + hashlib.sha256(repr((w.out_index, w.in_index)).encode()).hexdigest()[:16]
-        weight = QuantizedWeight.from_float(full, self.bits)
-        self.new_weights.setdefault(name, weight)
-        return Slice(name), weight.scale[: self.old.values[step.y].channels]
+        channels = self.old.values[step.y].channels
+        if not ternary:
+            weight = QuantizedWeight.from_float(full, self.bits)
+            self.new_weights.setdefault(name, weight)
+            return Slice(name), weight.scale[:channels]
+        packed = TernaryWeight.pack(full)
+        skipping = w.name in self.skipping
+        self.new_weights.setdefault(name, SkippingWeight(packed) if skipping else QuantizedWeight.of_ternary(packed))
+        return Slice(name), torch.ones(channels, dtype=torch.float64)
 
-    def _integer(self, old: int) -> int:
-        """Where value ``old`` is as integers, which a new step makes of its floats if nothing did."""
-        if old not in self.integers:
-            self._quantize(old, old, Epilogue())
-        return self.integers[old]
+    def _integer(self, old: int, form: Form) -> int:
+        """Where value ``old`` is as integers of ``form``, which a new step makes of its floats if nothing did."""
+        if (old, form) not in self.integers:
+            self._quantize(old, old, Epilogue(), form)
+        return self.integers[old, form]
 
-    def _quantize(self, x: int, y: int, epilogue: Epilogue) -> None:
+    def _element(self, old: int, form: Form) -> Element:
+        return replace(element_of(self.bounds[old], self.bits), across=form[0], left=form[1])
+
+    def _quantize(self, x: int, y: int, epilogue: Epilogue, form: Form) -> None:
         value = self.old.values[y]
-        element = element_of(self.bounds[y], self.bits)
+        element = self._element(y, form)
         source, new = self._float(x), self._value(replace(value, element=element))
         scale = torch.ones(value.channels, dtype=torch.float64)
         self.steps.append(Pointwise(source, new, _folded(epilogue, scale, element)))
-        self.integers[y] = new
+        self.integers[y, form] = new
 
     def _float(self, old: int) -> int:
         """Where value ``old`` is as floats."""
         if old not in self.floats:
-            x, value = self.integers[old], self.old.values[old]
+            x = next(x for (value, _), x in self.integers.items() if value == old)
+            value = self.old.values[old]
             element = self.values[x].element
             self.floats[old] = self._value(value)
             scale = torch.full((value.channels,), element.scale)

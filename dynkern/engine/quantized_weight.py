@@ -7,7 +7,21 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from dynkern.ops import TernaryWeight
+
 LARGEST = {8: 127, 16: 32767}
+
+
+@dataclass(frozen=True)
+class SkippingWeight:
+    """A ternary weight (its scale is the epilogue's) for bytes, whose zeros cost nothing."""
+
+    ternary: TernaryWeight
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(O, I, kh, kw)."""
+        return self.ternary.shape
 
 
 @dataclass(frozen=True)
@@ -30,6 +44,11 @@ class QuantizedWeight:
         scale[scale == 0] = 1
         values = (exact / scale[:, None, None, None]).round()
         return cls(values.to(torch.int8 if bits == 8 else torch.int16).contiguous(), scale)
+
+    @classmethod
+    def of_ternary(cls, weight: TernaryWeight) -> QuantizedWeight:
+        """-1, 0 and +1 as such: int8, with scales of one (that of a ternary weight is the epilogue's)."""
+        return cls(weight.signs().contiguous(), torch.ones(weight.shape[0], dtype=torch.float64))
 
     @property
     def bits(self) -> int:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dynkern.engine import plan as p
 from dynkern.engine.builder import WeightTensor
-from dynkern.engine.quantized_weight import QuantizedWeight
+from dynkern.engine.quantized_weight import QuantizedWeight, SkippingWeight
 from dynkern.ops import TernaryWeight
 
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -75,7 +75,7 @@ def epilogue(e: p.Epilogue, x: Tensor, values: Mapping[int, Tensor]) -> Tensor:
 def weight_of(weights: Mapping[str, WeightTensor], s: p.Conv2d | p.Linear, inputs: int, outputs: int) -> Tensor:
     """The slice of a full weight that runs, dense, without the scale of a ternary weight."""
     full = weights[s.weight.name]
-    if isinstance(full, QuantizedWeight):
+    if isinstance(full, (QuantizedWeight, SkippingWeight)):
         raise TypeError(f"weight {s.weight.name!r}: expected floats or ternary")
     dense = full.signs() if isinstance(full, TernaryWeight) else full
     columns, rows = s.weight.in_index, s.weight.out_index
@@ -91,6 +91,8 @@ def weight_of(weights: Mapping[str, WeightTensor], s: p.Conv2d | p.Linear, input
 def _conv2d(s: p.Conv2d, plan: p.Plan, weights: Mapping[str, WeightTensor], v: Mapping[int, Tensor]) -> Tensor:
     x = v[s.x]
     full = weights[s.weight.name]
+    if isinstance(full, SkippingWeight):
+        full = QuantizedWeight.of_ternary(full.ternary)
     if isinstance(full, QuantizedWeight):
         return _integer_conv2d(s, plan, full, x)
     weight = weight_of(weights, s, x.shape[1], plan.values[s.y].channels).to(x.dtype)

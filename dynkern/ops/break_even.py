@@ -43,4 +43,14 @@ def kernel_for(rows: int, weights: int, zeros: float) -> str:
     return _C.ternary_kernel(rows, weights, zeros)
 
 
+# The share of zeros from which the engine's look-ups in place beat its dense convolution of bytes, by instruction set;
+# without byte permutations they never do.
+IN_PLACE = {"avx512_vbmi": 0.6}
+
+
+def skips_in_place(zeros: float) -> bool:
+    """Whether a convolution of the engine skips zeros, with that share of them, for the instruction set in use."""
+    return zeros >= IN_PLACE.get(_C.isa(), 2.0)
+
+
 TABLES = load()
