@@ -36,6 +36,7 @@ class TernaryBytesStep : public Step {
     a.index = layout_.index.data();
     a.window = layout_.window.data();
     a.begin = layout_.begin.data();
+    a.together = layout_.together;
     a.groups = groups();
     a.x_step = w.stride[1] * x_.pixel_bytes();
     a.pixels = y_.layout.width;

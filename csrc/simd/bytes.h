@@ -105,6 +105,14 @@ inline void add_window(Words16& sum, const WindowIndex& i, const uint8_t* low, c
   const __m512i x = _mm512_permutex2var_epi8(_mm512_loadu_si512(low), i.index, _mm512_loadu_si512(high));
   sum = (Words16)_mm512_dpbusd_epi32((__m512i)sum, x, i.signs);
 }
+// Two steps on one window.
+inline void add_window(Words16& sum, const WindowIndex& i, Words16& other_sum, const WindowIndex& other,
+                       const uint8_t* low, const uint8_t* high) {
+  const __m512i a = _mm512_loadu_si512(low), b = _mm512_loadu_si512(high);
+  sum = (Words16)_mm512_dpbusd_epi32((__m512i)sum, _mm512_permutex2var_epi8(a, i.index, b), i.signs);
+  other_sum = (Words16)_mm512_dpbusd_epi32((__m512i)other_sum, _mm512_permutex2var_epi8(a, other.index, b),
+                                           other.signs);
+}
 #else
 struct WindowIndex {
   const uint8_t* index;
@@ -116,6 +124,11 @@ inline void add_window(Words16& sum, const WindowIndex& i, const uint8_t* low, c
     const int at = i.index[j] & 127, x = at < 64 ? low[at] : high[at - 64];
     sum[j / 4] += i.index[j] < 128 ? x : -x;
   }
+}
+inline void add_window(Words16& sum, const WindowIndex& i, Words16& other_sum, const WindowIndex& other,
+                       const uint8_t* low, const uint8_t* high) {
+  add_window(sum, i, low, high);
+  add_window(other_sum, other, low, high);
 }
 #endif
 

@@ -98,19 +98,32 @@ inline void finish_bytes(const TernaryBytes& a, int64_t pixel, int64_t output, c
   }
 }
 
-// R pixels side by side.
-template <int R>
+// R pixels side by side, windows of N steps.
+template <int R, int N>
 void bytes_of_pixels(const TernaryBytes& a, int64_t pixel) {
   const uint8_t* x = a.x + pixel * a.x_step;
-  uint32_t s = a.begin[0];
+  const int64_t step = a.x_step;
+  uint32_t w = a.begin[0];
   for (int64_t g = 0; g < a.groups; ++g) {
     Words16 sum[R];
     for (Words16& total : sum) total = *reinterpret_cast<const UnalignedWords16*>(a.start + g * kByteGroup);
-    for (const uint32_t end = a.begin[g + 1]; s < end; ++s) {
-      const WindowIndex index(a.index + int64_t{s} * 64);
-      const uint8_t *low = x + a.window[2 * s], *high = x + a.window[2 * s + 1];
+    Words16 second[R] = {};  // a chain of its own
+    for (const uint32_t end = a.begin[g + 1]; w < end; ++w) {
+      const uint8_t* index = a.index + int64_t{w} * (64 * N);
+      const uint8_t *low = x + a.window[2 * w], *high = x + a.window[2 * w + 1];
+      const WindowIndex first(index);
+      if constexpr (N == 1) {
 #pragma GCC unroll 8
-      for (int r = 0; r < R; ++r) add_window(sum[r], index, low + r * a.x_step, high + r * a.x_step);
+        for (int r = 0; r < R; ++r) add_window(sum[r], first, low + r * step, high + r * step);
+      } else {
+        const WindowIndex other(index + 64);
+#pragma GCC unroll 8
+        for (int r = 0; r < R; ++r)
+          add_window(sum[r], first, second[r], other, low + r * step, high + r * step);
+      }
+    }
+    if constexpr (N > 1) {
+      for (int r = 0; r < R; ++r) sum[r] += second[r];
     }
     if (a.residual != nullptr) {
       finish_bytes<true, R>(a, pixel, g * kByteGroup, sum);
@@ -120,12 +133,15 @@ void bytes_of_pixels(const TernaryBytes& a, int64_t pixel) {
   }
 }
 
-void ternary_bytes(const TernaryBytes& a) {
+template <int N>
+void bytes_of_row(const TernaryBytes& a) {
   int64_t p = 0;
-  for (; p + 8 <= a.pixels; p += 8) bytes_of_pixels<8>(a, p);
-  for (; p + 4 <= a.pixels; p += 4) bytes_of_pixels<4>(a, p);
-  for (; p < a.pixels; ++p) bytes_of_pixels<1>(a, p);
+  for (; p + 8 <= a.pixels; p += 8) bytes_of_pixels<8, N>(a, p);
+  for (; p + 4 <= a.pixels; p += 4) bytes_of_pixels<4, N>(a, p);
+  for (; p < a.pixels; ++p) bytes_of_pixels<1, N>(a, p);
 }
+
+void ternary_bytes(const TernaryBytes& a) { a.together == 1 ? bytes_of_row<1>(a) : bytes_of_row<2>(a); }
 
 // Up to kLanes floats; the others are 0.
 inline Vec load_up_to(const float* p, int64_t count) {

@@ -30,8 +30,9 @@ struct ByteRow {
 struct TernaryBytes {
   // Four bytes for each of 16 outputs a step: a byte of the window (bits 0 to 6) and a sign (bit 7: minus).
   const uint8_t* index;
-  const int32_t* window;  // two a step: where its blocks begin, from the pixel on
-  const uint32_t* begin;  // groups + 1: the steps of each group of outputs
+  const int32_t* window;  // two a window: where its blocks begin, from the pixel on
+  const uint32_t* begin;  // groups + 1: the windows of each group of outputs
+  int together;           // steps of a window, 1 or 2
   int64_t groups;
 
   const uint8_t* x;

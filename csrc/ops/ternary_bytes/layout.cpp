@@ -46,6 +46,15 @@ const ByteLayout& TernaryCodes::layout(int64_t inputs, const std::vector<int32_t
 }
 
 ByteLayout TernaryCodes::make(int64_t inputs, const std::vector<int32_t>& tap_offset) const {
+  // What a window of two steps costs, in windows of one step.
+  constexpr double kTwoSteps = 1.4;
+  ByteLayout one = make(inputs, tap_offset, 1), two = make(inputs, tap_offset, 2);
+  const bool fewer =
+      kTwoSteps * static_cast<double>(two.window.size()) < static_cast<double>(one.window.size());
+  return fewer ? std::move(two) : std::move(one);
+}
+
+ByteLayout TernaryCodes::make(int64_t inputs, const std::vector<int32_t>& tap_offset, int together) const {
   // The blocks that hold inputs, in the order of memory.
   std::vector<int32_t> blocks;
   for (int32_t tap : tap_offset) {
@@ -56,6 +65,7 @@ ByteLayout TernaryCodes::make(int64_t inputs, const std::vector<int32_t>& tap_of
   blocks.erase(std::unique(blocks.begin(), blocks.end()), blocks.end());
 
   ByteLayout layout;
+  layout.together = together;
   std::vector<uint8_t> index;
   std::array<std::vector<Entry>, kByteGroup> rows;
   for (int64_t first = 0; first < outputs_; first += kByteGroup) {
@@ -83,7 +93,8 @@ ByteLayout TernaryCodes::make(int64_t inputs, const std::vector<int32_t>& tap_of
     layout.begin.push_back(static_cast<uint32_t>(layout.window.size() / 2));
     std::array<size_t, kByteGroup> at{};
     for (;;) {
-      // The output that is farthest behind says where the window lies; each takes up to four entries from it.
+      // The output that is farthest behind says where the window lies; each takes up to four entries a step
+      // from it.
       uint32_t low = UINT32_MAX;
       for (size_t o = 0; o < rows.size(); ++o)
         if (at[o] < rows[o].size()) low = std::min(low, rows[o][at[o]].block);
@@ -91,19 +102,21 @@ ByteLayout TernaryCodes::make(int64_t inputs, const std::vector<int32_t>& tap_of
       const size_t high = std::min<size_t>(low + 1, blocks.size() - 1);
       layout.window.push_back(blocks[low] * kByteBlock);
       layout.window.push_back(blocks[high] * kByteBlock);
-      for (size_t o = 0; o < rows.size(); ++o) {
-        for (int j = 0; j < 4; ++j) {
-          uint8_t byte = kNoInput;
-          if (at[o] < rows[o].size()) {
-            const Entry& entry = rows[o][at[o]];
-            const unsigned place = (entry.block - low) * kByteBlock + entry.byte + (entry.minus ? 128 : 0);
-            // The last byte under a minus would look like none: it waits for the next window.
-            if (entry.block - low < 2 && place != kNoInput) {
-              byte = static_cast<uint8_t>(place);
-              ++at[o];
+      for (int step = 0; step < together; ++step) {
+        for (size_t o = 0; o < rows.size(); ++o) {
+          for (int j = 0; j < 4; ++j) {
+            uint8_t byte = kNoInput;
+            if (at[o] < rows[o].size()) {
+              const Entry& entry = rows[o][at[o]];
+              const unsigned place = (entry.block - low) * kByteBlock + entry.byte + (entry.minus ? 128 : 0);
+              // The last byte under a minus would look like none: it waits for the next window.
+              if (entry.block - low < 2 && place != kNoInput) {
+                byte = static_cast<uint8_t>(place);
+                ++at[o];
+              }
             }
+            index.push_back(byte);
           }
-          index.push_back(byte);
         }
       }
     }

@@ -17,6 +17,7 @@ struct ByteLayout {
   AlignedBytes index;
   std::vector<int32_t> window;
   std::vector<uint32_t> begin;
+  int together = 1;
   std::vector<int32_t> sums;  // of the weights of each output, to whole groups
 
   int64_t bytes() const {
@@ -40,7 +41,9 @@ class TernaryCodes {
   const ByteLayout& layout(int64_t inputs, const std::vector<int32_t>& tap_offset) const;
 
  private:
+  // That of fewer windows or of fewer steps, whichever takes less time.
   ByteLayout make(int64_t inputs, const std::vector<int32_t>& tap_offset) const;
+  ByteLayout make(int64_t inputs, const std::vector<int32_t>& tap_offset, int together) const;
 
   struct Cache {
     std::mutex mutex;
