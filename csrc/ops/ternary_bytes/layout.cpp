@@ -46,8 +46,8 @@ const ByteLayout& TernaryCodes::layout(int64_t inputs, const std::vector<int32_t
 }
 
 ByteLayout TernaryCodes::make(int64_t inputs, const std::vector<int32_t>& tap_offset) const {
-  // What a window of two steps costs, in windows of one step.
-  constexpr double kTwoSteps = 1.4;
+  // What a window of two steps costs, in windows of one step, ends of lists and all.
+  constexpr double kTwoSteps = 1.75;
   ByteLayout one = make(inputs, tap_offset, 1), two = make(inputs, tap_offset, 2);
   const bool fewer =
       kTwoSteps * static_cast<double>(two.window.size()) < static_cast<double>(one.window.size());
