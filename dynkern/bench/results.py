@@ -34,7 +34,7 @@ def rival(variant: str, suite: str) -> str:
     if suite == "int8":
         return ENGINE_INT8
     if suite == "ternary-network":
-        return ENGINE
+        return ENGINE_INT8 if variant.endswith("_int8") else ENGINE
     if variant in LOW_BITS:
         return INT8
     return ENGINE if suite == "width" and variant in RUNTIMES else MODULES

@@ -16,7 +16,7 @@ from dynkern import models
 from dynkern.bench import peers
 from dynkern.bench.cases import Point, TernaryNetworkCase
 from dynkern.bench.peers import Choice, Subject
-from dynkern.bench.results import ENGINE, ENGINE_DENSE, MODULES
+from dynkern.bench.results import ENGINE, ENGINE_DENSE, ENGINE_INT8, MODULES
 from dynkern.bench.stages import (
     INTEGER_TOLERANCE,
     Build,
@@ -28,7 +28,8 @@ from dynkern.bench.stages import (
     once,
 )
 from dynkern.count import Count, count
-from dynkern.engine import compile
+from dynkern.engine import Compiled, compile
+from dynkern.engine.ranges import calibrate
 from dynkern.io import load, save
 from dynkern.nn.packed import PackedTernary
 from dynkern.ternary import pack, report, ternarize
@@ -116,6 +117,7 @@ class TernaryNetworkStage:
     def __init__(self, case: TernaryNetworkCase, choice: Choice) -> None:
         self.case, self.choice = case, choice
         self.network = network_of(case)
+        self.int8 = cache(self._int8)
         self.inputs = cache(lambda batch: torch.randn(batch, *SHAPE, generator=torch.Generator().manual_seed(1)))
         self.reference = cache(lambda batch: double(self.network.plain, self.inputs(batch)))
 
@@ -125,12 +127,13 @@ class TernaryNetworkStage:
         subject = Subject(net.plain, x)
         variants: dict[str, Build] = {
             ENGINE: lambda: engine_call(net.engine(), x),
+            ENGINE_INT8: lambda: engine_call(self.int8(point.batch), x),
             ENGINE_DENSE: lambda: engine_call(net.dense_engine(), x),
             MODULES: lambda: peers.eager(Subject(net.packed, x), point.threads),
             "eager": lambda: peers.eager(subject, point.threads),
         }
         error = network_error(self.reference(point.batch))
-        quantised = {}
+        quantised = {ENGINE_INT8: error}
         for peer in self.choice.wanted:
             if peer.variant == "torch_compile" and not self.choice.everywhere:
                 continue
@@ -141,6 +144,11 @@ class TernaryNetworkStage:
         dense, run = (_macs(count(each, x)) for each in (net.plain, net.packed))
         tolerance = network_tolerance(net.plain)
         return Task(variants, error, tolerance, run[1], dense[0], quantised, INTEGER_TOLERANCE)
+
+    def _int8(self, batch: int) -> Compiled:
+        """The engine with activations of 8 bits, calibrated, as the others are, on the images that it is timed on."""
+        net, x = self.network.packed, self.inputs(batch)
+        return compile(net, x, int8=calibrate(net, [x]))
 
 
 def network_of(case: TernaryNetworkCase) -> Network:
