@@ -11,7 +11,7 @@ import dynkern as dk
 from dynkern.__main__ import main
 from dynkern.bench import peers, results, run, ternary_network
 from dynkern.bench.cases import TernaryNetworkCase, plan
-from dynkern.bench.results import ENGINE, ENGINE_DENSE, MODULES
+from dynkern.bench.results import ENGINE, ENGINE_DENSE, ENGINE_INT8, MODULES
 from dynkern.nn.packed import PackedTernary
 
 
@@ -45,13 +45,16 @@ def test_sizes_are_those_of_files(packed: Path, tmp_path: Path) -> None:
     total = dk.ternary.report(net.packed).total
     assert sizes["packed weights"] == total.packed_bytes
     assert sizes["entropy of the weights"] == total.coded_bytes
+    dk.save(net.packed, tmp_path / "coded.safetensors", codec="entropy")
+    assert sizes["entropy-coded file"] == (tmp_path / "coded.safetensors").stat().st_size
+    assert sizes["entropy-coded file"] < sizes["packed file"]
     assert sizes["float32 weights"] == 4 * 174_128
 
 
 def test_every_variant_is_right(packed: Path) -> None:
     points = ternary_network.with_file(plan("ternary-network", True, [1]), packed)
     rows = run.measure(points, peers.none("not here"), budget_s=0.1)
-    assert [row.variant for row in rows] == [ENGINE, ENGINE_DENSE, MODULES, "eager"]
+    assert [row.variant for row in rows] == [ENGINE, ENGINE_INT8, ENGINE_DENSE, MODULES, "eager"]
     assert {row.status for row in rows} == {"ok"}
     zeros = dk.ternary.stats(ternary_network.read(packed).packed).total.sparsity
     assert {row.value for row in rows} == {zeros}

@@ -156,6 +156,8 @@ def test_the_build_is_for_the_card_that_is_there(
 
     monkeypatch.setattr(script, "ROOT", tmp_path)
     monkeypatch.setattr(script.subprocess, "run", run)
+    monkeypatch.setitem(sys.modules, "pybind11", SimpleNamespace(get_cmake_dir=lambda: "pybind11"))
+    monkeypatch.setattr(script.shutil, "which", lambda name, **_: name)
     for capability, real in (("9.0", "90a-real"), ("8.0\n8.0", "80-real"), ("", None)):
         monkeypatch.setattr(script, "asked", lambda query, found=capability: found)
         commands.clear()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -195,11 +194,9 @@ def test_fused_training_packed_once_runs_at_every_width() -> None:
 
 
 @pytest.mark.shared_data
-def test_ten_thousand_images_are_answered_alike() -> None:
+def test_ten_thousand_images_are_answered_alike(shared_data: Path) -> None:
     """Trained for a few steps on CIFAR-10, packed, compiled: the same predictions on all test images, in float32."""
-    folder = Path(os.environ.get("DYNKERN_SHARED", "../shared")) / "data" / "cifar10"
-    if not folder.is_dir():
-        pytest.skip(f"needs CIFAR-10 in {folder}")
+    folder = shared_data / "data" / "cifar10"
     train, test = (Images(*dk.data.load_cifar10(folder, *split), 10) for split in (("train", 256), ("test",)))
     torch.manual_seed(0)
     net = Regime("log", Growth.reaching("log", 2), 1.0).prepare(dk.models.resnet_binary(inflate=1))

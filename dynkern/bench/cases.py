@@ -138,7 +138,10 @@ SPARSITY_SUITE = (
     TernaryCase("linear 4096 to 4096", 4096, 4096, None, (0.5, 0.9, 0.95), (1, 8, 64, 256), dense_peers=(0.5, 0.9)),
     TernaryCase("linear 2048 to 8192", 2048, 8192, None, (0.5, 0.9, 0.95), (1, 8), dense_peers=(0.5, 0.9)),
 )
-TERNARY_NETWORK_SUITE = (TernaryNetworkCase("ResNet-20*, random weights", throughput=(32,)),)
+TERNARY_NETWORK_SUITE = (
+    TernaryNetworkCase("ResNet-20*, 90 % of random weights zero"),
+    TernaryNetworkCase("ResNet-20*, 95 % of random weights zero", values=(0.95,)),
+)
 QUICK_TERNARY_NETWORK_SUITE = (TernaryNetworkCase("ResNet-20* of a fifth of the channels, random weights", inflate=1),)
 QUICK_WIDTH_SUITE = (WidthCase("ResNet-20, 32x32", "resnet20", values=(0.25, 1.0)),)
 QUICK_INT8_SUITE = (IntegerCase("ResNet-20, 32x32", "resnet20", values=(0.25, 1.0)),)
@@ -152,10 +155,10 @@ SUITES: dict[tuple[str, bool], tuple[WidthCase | TernaryCase | TernaryNetworkCas
     ("fine", True): FINE_SUITE,
     ("width", False): WIDTH_SUITE,
     ("int8", False): INT8_SUITE,
-    ("sparsity", False): SPARSITY_SUITE,
+    ("sparsity", False): SPARSITY_SUITE + TERNARY_NETWORK_SUITE,
     ("ternary-network", False): TERNARY_NETWORK_SUITE,
     ("ternary-network", True): QUICK_TERNARY_NETWORK_SUITE,
-    ("all", False): WIDTH_SUITE + INT8_SUITE + SPARSITY_SUITE,
+    ("all", False): WIDTH_SUITE + INT8_SUITE + SPARSITY_SUITE + TERNARY_NETWORK_SUITE,
     ("width", True): QUICK_WIDTH_SUITE,
     ("int8", True): QUICK_INT8_SUITE,
     ("sparsity", True): QUICK_SPARSITY_SUITE,

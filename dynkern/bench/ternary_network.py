@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib.util
 import os
 import tempfile
 from collections.abc import Sequence
@@ -30,7 +31,7 @@ from dynkern.bench.stages import (
 from dynkern.count import Count, count
 from dynkern.engine import Compiled, compile
 from dynkern.engine.ranges import calibrate
-from dynkern.io import load, save
+from dynkern.io import Codec, load, save
 from dynkern.nn.packed import PackedTernary
 from dynkern.ternary import pack, report, ternarize
 
@@ -62,12 +63,18 @@ class Network:
         return net
 
     def sizes(self) -> dict[str, int]:
-        """Bytes: of files of the float32 and of the packed network; of the ternary weights alone; of their entropy."""
+        """Bytes: of files of the float32 and of the packed network; of the ternary weights alone; of their entropy.
+
+        The entropy-coded file is left out where its coder is not installed.
+        """
         found = {}
+        files: list[tuple[str, nn.Module, Codec]] = [("float32", self.plain, "2bit"), ("packed", self.packed, "2bit")]
+        if importlib.util.find_spec("constriction") is not None:
+            files.append(("entropy-coded", self.packed, "entropy"))
         with tempfile.TemporaryDirectory() as folder:
-            for name, net in (("float32", self.plain), ("packed", self.packed)):
+            for name, net, codec in files:
                 file = Path(folder, f"{name}.safetensors")
-                save(net, file)
+                save(net, file, codec=codec)
                 found[f"{name} file"] = file.stat().st_size
         total = report(self.packed).total
         return found | {
