@@ -19,7 +19,6 @@ from dynkern.bench.cases import (
     FINE_SUITE,
     INT8_SUITE,
     SPARSITY_SUITE,
-    TERNARY_NETWORK_SUITE,
     WIDTH_SUITE,
     WIDTHS,
     IntegerCase,
@@ -160,7 +159,7 @@ def test_budget_is_shared_among_the_points_left() -> None:
 
 def test_plan_covers_the_suites_and_keeps_cases_together() -> None:
     points = plan("all", False, [1, 2])
-    cases = WIDTH_SUITE + INT8_SUITE + SPARSITY_SUITE + TERNARY_NETWORK_SUITE
+    cases = WIDTH_SUITE + INT8_SUITE + SPARSITY_SUITE
     assert len(set(points)) == len(points) == sum(len(c.values) * len(c.batches) * 2 for c in cases)
     assert {p.case for p in plan("int8", False, [1])} == set(INT8_SUITE)
     order = list(dict.fromkeys(point.case for point in points))

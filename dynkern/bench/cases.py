@@ -158,7 +158,7 @@ SUITES: dict[tuple[str, bool], tuple[WidthCase | TernaryCase | TernaryNetworkCas
     ("sparsity", False): SPARSITY_SUITE + TERNARY_NETWORK_SUITE,
     ("ternary-network", False): TERNARY_NETWORK_SUITE,
     ("ternary-network", True): QUICK_TERNARY_NETWORK_SUITE,
-    ("all", False): WIDTH_SUITE + INT8_SUITE + SPARSITY_SUITE + TERNARY_NETWORK_SUITE,
+    ("all", False): WIDTH_SUITE + INT8_SUITE + SPARSITY_SUITE,
     ("width", True): QUICK_WIDTH_SUITE,
     ("int8", True): QUICK_INT8_SUITE,
     ("sparsity", True): QUICK_SPARSITY_SUITE,

@@ -16,9 +16,9 @@ from dynkern.bench.stages import IntegerStage, Task, TernaryStage, WidthStage
 from dynkern.bench.ternary_network import TernaryNetworkStage
 from dynkern.bench.timer import Clock, interleave, threads
 
-# Seconds. Three quarters of the three minutes that a default run may take: the rest is for points that take longer than
-# their share, for starting and for drawing.
-BUDGET = 135.0
+# Seconds. Half of the three minutes that a default run may take: the rest is for points that take longer than their
+# share, for exporting and quantising networks for the other runtimes, and for drawing.
+BUDGET = 85.0
 # No point gets more than this, however much is left.
 MOST = 1.0
 # Runtimes with thread pools of their own, that spin on after a call while the next variant needs the cores (and that
