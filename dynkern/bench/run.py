@@ -16,9 +16,9 @@ from dynkern.bench.stages import IntegerStage, Task, TernaryStage, WidthStage
 from dynkern.bench.ternary_network import TernaryNetworkStage
 from dynkern.bench.timer import Clock, interleave, threads
 
-# Seconds. Half of the three minutes that a default run may take: the rest is for points that take longer than their
-# share, for exporting and quantising networks for the other runtimes, and for drawing.
-BUDGET = 85.0
+# Seconds. Less than half of the three minutes that a default run may take: the rest is for points that take longer than
+# their share, for exporting and quantising networks for the other runtimes, and for drawing.
+BUDGET = 75.0
 # No point gets more than this, however much is left.
 MOST = 1.0
 # Runtimes with thread pools of their own, that spin on after a call while the next variant needs the cores (and that
